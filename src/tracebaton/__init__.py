@@ -1,0 +1,1 @@
+"""One trace, one request store, one log schema and one error story over HTTP and SQS."""

@@ -1,0 +1,177 @@
+"""
+The one mapping from an exception to everything that is said about it.
+
+`outcome_of()` reads an exception once. From that `Outcome` come the RFC 9457 problem body, the span
+status, the log level, the Sentry decision and the worker's retry decision, in API and worker alike,
+so that the five never tell different stories.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from opentelemetry import trace
+from opentelemetry.trace import Span, Status, StatusCode
+
+from tracebaton.errors import DependencyError, Reject, TracebatonError, default_detail
+from tracebaton.semconv import ERROR_TYPE
+
+__all__ = ["NO_REPORTER", "Outcome", "Reporter", "outcome_of", "problem", "record"]
+
+#: Where a problem's ``type`` resolves; the anchor is the code.
+TYPE_BASE = "https://tracebaton.dev/errors#"
+
+Level = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    What an exception means to each of its readers.
+
+    Attributes:
+        code: Machine-readable name.
+        status: HTTP status.
+        title: RFC 9457 title, the same for every problem of this code.
+        detail: What the caller may read; generic for anything unexpected.
+        retryable: Whether the same request or message may succeed later.
+        level: Level of the one log line.
+        reported: Whether it is a Sentry event: an unexpected failure or a dependency that is away.
+        outage: A dependency that is away, reported once a code, minute and process.
+        error_type: The span's and metric's ``error.type``: the exception's class.
+    """
+
+    code: str
+    status: int
+    title: str
+    detail: str
+    retryable: bool
+    level: Level
+    reported: bool
+    outage: bool
+    error_type: str
+    retry_after: float | None = None
+    errors: tuple[Mapping[str, str], ...] = ()
+    headers: Mapping[str, str] | None = None
+
+
+def outcome_of(exc: BaseException) -> Outcome:
+    """
+    Return what *exc* means.
+
+    An exception outside our tree is ``internal``: 500 with a generic detail for the API, and
+    retryable for the worker, because nothing says that it would fail again (SPEC 4).
+    """
+    if not isinstance(exc, TracebatonError):
+        return _unexpected(exc)
+    return Outcome(
+        code=exc.reason_code if isinstance(exc, Reject) else exc.code,
+        status=exc.status,
+        title=exc.title,
+        detail=exc.detail if exc.status < 500 or exc.code != "internal" else _GENERIC,
+        retryable=exc.retryable,
+        level="error" if exc.status >= 500 else "warning",
+        reported=exc.status >= 500,
+        outage=isinstance(exc, DependencyError),
+        error_type=type(exc).__qualname__,
+        retry_after=exc.retry_after,
+        errors=exc.errors,
+        headers=exc.headers,
+    )
+
+
+_GENERIC = default_detail(TracebatonError)
+
+
+def _unexpected(exc: BaseException) -> Outcome:
+    return Outcome(
+        code=TracebatonError.code,
+        status=TracebatonError.status,
+        title=TracebatonError.title,
+        detail=_GENERIC,
+        retryable=True,
+        level="error",
+        reported=True,
+        outage=False,
+        error_type=type(exc).__qualname__,
+    )
+
+
+def problem(
+    outcome: Outcome,
+    *,
+    instance: str | None,
+    correlation_id: str | None,
+    trace_id: str | None,
+) -> dict[str, Any]:
+    """
+    Return the RFC 9457 document of *outcome*.
+
+    Args:
+        instance: The request's path without its query, or the task's.
+        correlation_id: The id the caller can quote.
+        trace_id: 32 hex digits, or None where tracing is off.
+    """
+    body: dict[str, Any] = {
+        "type": TYPE_BASE + outcome.code,
+        "title": outcome.title,
+        "status": outcome.status,
+        "detail": outcome.detail,
+        "instance": instance,
+        "code": outcome.code,
+        "retryable": outcome.retryable,
+        "correlation_id": correlation_id,
+        "trace_id": trace_id,
+    }
+    if outcome.errors:
+        body["errors"] = [dict(error) for error in outcome.errors]
+    return body
+
+
+def record(exc: BaseException, outcome: Outcome, span: Span | None = None) -> None:
+    """
+    Put *exc* on *span*, the current one by default: status, ``error.type``, the exception once.
+
+    A client's mistake (4xx) leaves the span's status alone, as the HTTP conventions ask of servers.
+    """
+    span = span or trace.get_current_span()
+    if not span.is_recording() or (outcome.status < 500 and not isinstance(exc, Reject)):
+        return
+    span.set_attribute(ERROR_TYPE, outcome.error_type)
+    span.set_status(Status(StatusCode.ERROR, outcome.code))
+    span.record_exception(exc)
+
+
+class Reporter(Protocol):
+    """Where unexpected failures are sent, and what keeps two units of work apart there."""
+
+    def isolated(self) -> AbstractContextManager[None]:
+        """Start a unit of work with nothing inherited: no tag, user or breadcrumb."""
+        ...
+
+    def report(
+        self, exc: BaseException, outcome: Outcome, *, mechanism: str, tags: Mapping[str, str]
+    ) -> str | None:
+        """
+        Send *exc* once and return the event's id, None where nothing was sent.
+
+        Args:
+            mechanism: What caught it, ``asgi`` or ``sqs``.
+            tags: Tags beside those of the request store and the outcome.
+        """
+        ...
+
+
+class _NoReporter:
+    def isolated(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def report(
+        self, exc: BaseException, outcome: Outcome, *, mechanism: str, tags: Mapping[str, str]
+    ) -> str | None:
+        return None
+
+
+#: Sentry is not configured: nothing is isolated and nothing is sent.
+NO_REPORTER: Reporter = _NoReporter()

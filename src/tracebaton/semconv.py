@@ -1,0 +1,100 @@
+"""
+Every span-attribute, log-field, header and baggage name that tracebaton writes or reads.
+
+The only file that spells them. OpenTelemetry's own names are the current semantic conventions
+(https://opentelemetry.io/docs/specs/semconv/), Sentry's are those of sentry-conventions.
+"""
+
+from typing import Final
+
+# The request store on spans, log lines, Sentry tags and in baggage.
+CORRELATION_ID: Final = "tracebaton.correlation_id"
+USER_ID: Final = "tracebaton.user_id"
+TASK_ID: Final = "tracebaton.task.id"
+TASK_TYPE: Final = "tracebaton.task.type"
+TASK_STATUS: Final = "tracebaton.task.status"
+TASK_ATTEMPT: Final = "tracebaton.task.attempt"
+#: Prefix of the attribute and baggage name of a custom field of the store.
+STORE_PREFIX: Final = "tracebaton."
+
+# Baggage keys: the store on the wire to the queue.
+BAGGAGE_PREFIX: Final = "tracebaton."
+BAGGAGE_CORRELATION_ID: Final = "tracebaton.correlation_id"
+BAGGAGE_USER_ID: Final = "tracebaton.user_id"
+BAGGAGE_TASK_ID: Final = "tracebaton.task_id"
+SENTRY_BAGGAGE_PREFIX: Final = "sentry-"
+
+# Headers, lower case as they travel in ASGI and in SQS message attributes.
+TRACEPARENT: Final = "traceparent"
+TRACESTATE: Final = "tracestate"
+TRACERESPONSE: Final = "traceresponse"
+BAGGAGE: Final = "baggage"
+SENTRY_TRACE: Final = "sentry-trace"
+X_CORRELATION_ID: Final = "x-correlation-id"
+X_REQUEST_ID: Final = "x-request-id"
+AWS_TRACE_HEADER: Final = "AWSTraceHeader"
+
+# HTTP spans.
+HTTP_ROUTE: Final = "http.route"
+HTTP_REQUEST_METHOD: Final = "http.request.method"
+HTTP_STATUS_CODE: Final = "http.response.status_code"
+URL_PATH: Final = "url.path"
+URL_QUERY: Final = "url.query"
+ERROR_TYPE: Final = "error.type"
+
+# Messaging spans.
+MESSAGING_SYSTEM: Final = "messaging.system"
+AWS_SQS: Final = "aws_sqs"
+MESSAGING_DESTINATION: Final = "messaging.destination.name"
+MESSAGING_OPERATION_NAME: Final = "messaging.operation.name"
+MESSAGING_OPERATION_TYPE: Final = "messaging.operation.type"
+MESSAGING_MESSAGE_ID: Final = "messaging.message.id"
+MESSAGING_CONVERSATION_ID: Final = "messaging.message.conversation_id"
+MESSAGING_BODY_SIZE: Final = "messaging.message.body.size"
+MESSAGING_BATCH_COUNT: Final = "messaging.batch.message_count"
+RECEIVE_COUNT: Final = "tracebaton.message.receive_count"
+QUEUE_DELAY_MS: Final = "tracebaton.queue.delay_ms"
+QUEUE_BACKLOG_MS: Final = "tracebaton.queue.backlog_ms"
+QUEUE_PREFETCH_MS: Final = "tracebaton.queue.prefetch_ms"
+
+# Sentry.
+SENTRY_OP: Final = "sentry.op"
+SENTRY_RETRY_COUNT: Final = "messaging.message.retry.count"
+SENTRY_RECEIVE_LATENCY: Final = "messaging.message.receive.latency"
+OP_HTTP_SERVER: Final = "http.server"
+OP_QUEUE_PUBLISH: Final = "queue.publish"
+OP_QUEUE_PROCESS: Final = "queue.process"
+
+# Log fields, in the order they are written.
+LOG_FIELDS: Final = (
+    "timestamp",
+    "level",
+    "event",
+    "logger",
+    "service",
+    "trace_id",
+    "span_id",
+    "correlation_id",
+    "user_id",
+    "task_id",
+    "attempt",
+)
+
+# Event names.
+EVENT_HTTP_REQUEST: Final = "http.request"
+EVENT_HTTP_ERROR: Final = "http.error"
+EVENT_TASK_ENQUEUED: Final = "task.enqueued"
+EVENT_TASK_STARTED: Final = "task.started"
+EVENT_TASK_SUCCEEDED: Final = "task.succeeded"
+EVENT_TASK_RETRIED: Final = "task.retried"
+EVENT_TASK_FAILED: Final = "task.failed"
+EVENT_TASK_DEAD: Final = "task.dead"
+EVENT_WORKER_DRAINED: Final = "worker.drained"
+EVENT_LEASE_LOST: Final = "lease.lost"
+EVENT_LEASE_EXPIRED: Final = "lease.expired"
+
+#: The instrumentation scope of our manual spans.
+SCOPE: Final = "tracebaton"
+
+#: Paths that have neither spans nor metrics nor access-log lines.
+QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})

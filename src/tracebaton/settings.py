@@ -1,0 +1,284 @@
+"""
+The settings, read from the environment once, when the app starts.
+
+The only module that reads the environment. Standard names come first (``OTEL_*``, ``SENTRY_*``,
+``AWS_*``); what those do not cover is ``TRACEBATON_*``. An empty variable counts as unset. Bad
+values stop the start with one line that names every bad variable.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from tracebaton.errors import ConfigurationError
+
+__all__ = ["ENVIRONMENT", "SAMPLERS", "Settings", "prefer_stable_http_conventions"]
+
+#: The samplers of the OpenTelemetry specification and the rate each stands for; None: the argument.
+SAMPLERS: Mapping[str, float | None] = {
+    "always_on": 1.0,
+    "always_off": 0.0,
+    "traceidratio": None,
+    "parentbased_always_on": 1.0,
+    "parentbased_always_off": 0.0,
+    "parentbased_traceidratio": None,
+}
+_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+_REGION_IN_HOST = re.compile(
+    r"(?:^|\.)sqs[.-]([a-z]{2}(?:-[a-z]+)+-\d)\.|^([a-z]{2}(?:-[a-z]+)+-\d)\.queue\."
+)
+
+
+def _names(value: object) -> object:
+    return (
+        frozenset(filter(None, map(str.strip, value.split(","))))
+        if isinstance(value, str)
+        else value
+    )
+
+
+Names = Annotated[frozenset[str], BeforeValidator(_names)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+def _http_url(value: str | None) -> str | None:
+    if value is None:
+        return None
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("has to be an http(s) URL")
+    return value
+
+
+HttpUrl = Annotated[str | None, BeforeValidator(_http_url)]
+
+
+class Settings(BaseModel):
+    """
+    Everything that can be configured, frozen.
+
+    Attributes are named like their variables without the ``TRACEBATON_`` prefix; each variable, its
+    default and its meaning stand in ``.env.example``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=False)
+
+    # OpenTelemetry
+    otel_sdk_disabled: bool = Field(False, alias="OTEL_SDK_DISABLED")
+    otel_service_name: str | None = Field(None, alias="OTEL_SERVICE_NAME")
+    otlp_endpoint: HttpUrl = Field(None, alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    otlp_traces_endpoint: HttpUrl = Field(None, alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    otel_traces_sampler: str | None = Field(None, alias="OTEL_TRACES_SAMPLER")
+    otel_traces_sampler_arg: Rate | None = Field(None, alias="OTEL_TRACES_SAMPLER_ARG")
+
+    # Sentry
+    sentry_dsn: str | None = Field(None, alias="SENTRY_DSN")
+    sentry_environment: str | None = Field(None, alias="SENTRY_ENVIRONMENT")
+    sentry_release: str | None = Field(None, alias="SENTRY_RELEASE")
+    sentry_traces_sample_rate: Rate | None = Field(None, alias="SENTRY_TRACES_SAMPLE_RATE")
+    sentry_profile_session_sample_rate: Rate = Field(
+        0.0, alias="SENTRY_PROFILE_SESSION_SAMPLE_RATE"
+    )
+    sentry_mode: Literal["span-processor", "otlp"] = Field(
+        "span-processor", alias="TRACEBATON_SENTRY_MODE"
+    )
+    sentry_queue_child: bool = Field(False, alias="TRACEBATON_SENTRY_QUEUE_CHILD")
+
+    # AWS
+    aws_region: str | None = Field(None, alias="AWS_REGION")
+    aws_default_region: str | None = Field(None, alias="AWS_DEFAULT_REGION")
+    aws_access_key_id: str | None = Field(None, alias="AWS_ACCESS_KEY_ID")
+    aws_profile: str | None = Field(None, alias="AWS_PROFILE")
+    aws_endpoint_url: HttpUrl = Field(None, alias="AWS_ENDPOINT_URL")
+    aws_endpoint_url_sqs: HttpUrl = Field(None, alias="AWS_ENDPOINT_URL_SQS")
+
+    # Queue
+    queue_url: HttpUrl = Field(None, alias="TRACEBATON_QUEUE_URL")
+    queue_name: str | None = Field(None, alias="TRACEBATON_QUEUE_NAME")
+    dlq_url: HttpUrl = Field(None, alias="TRACEBATON_DLQ_URL")
+    quarantine_url: HttpUrl = Field(None, alias="TRACEBATON_QUARANTINE_URL")
+    message_key: str | None = Field(None, alias="TRACEBATON_MESSAGE_KEY", repr=False)
+
+    # Worker
+    concurrency: int = Field(10, alias="TRACEBATON_CONCURRENCY", ge=1, le=10_000)
+    visibility_seconds: int = Field(60, alias="TRACEBATON_VISIBILITY_SECONDS", ge=5, le=43_200)
+    max_attempts: int = Field(5, alias="TRACEBATON_MAX_ATTEMPTS", ge=1, le=1000)
+    drain_seconds: float = Field(20.0, alias="TRACEBATON_DRAIN_SECONDS", ge=0, le=43_200)
+    retry_base_seconds: float = Field(1.0, alias="TRACEBATON_RETRY_BASE_SECONDS", gt=0, le=43_200)
+    retry_cap_seconds: float = Field(300.0, alias="TRACEBATON_RETRY_CAP_SECONDS", gt=0, le=43_200)
+
+    # HTTP
+    auth: Literal["none", "api-key"] = Field("none", alias="TRACEBATON_AUTH")
+    api_keys_file: Path | None = Field(None, alias="TRACEBATON_API_KEYS_FILE")
+    store: str | None = Field(None, alias="TRACEBATON_STORE")
+    trust_baggage: Names = Field(frozenset(), alias="TRACEBATON_TRUST_BAGGAGE")
+    trust_sampling: bool = Field(False, alias="TRACEBATON_TRUST_SAMPLING")
+    propagate_baggage_to: Names = Field(frozenset(), alias="TRACEBATON_PROPAGATE_BAGGAGE_TO")
+    retention_hours: float = Field(168.0, alias="TRACEBATON_RETENTION_HOURS", gt=0)
+
+    # The rest
+    data: Path = Field(Path(".tracebaton"), alias="TRACEBATON_DATA")
+    viewer_url: HttpUrl = Field(None, alias="TRACEBATON_VIEWER_URL")
+    log_format: Literal["json", "pretty"] | None = Field(None, alias="TRACEBATON_LOG_FORMAT")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", alias="TRACEBATON_LOG_LEVEL"
+    )
+    chat_url: HttpUrl = Field(None, alias="TRACEBATON_CHAT_URL")
+    chat_model: str = Field("local", alias="TRACEBATON_CHAT_MODEL")
+    chat_api_key: str | None = Field(None, alias="TRACEBATON_CHAT_API_KEY", repr=False)
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """
+        Read the settings from *environ*, the process environment by default.
+
+        Raises:
+            ConfigurationError: Names every bad variable, in one line.
+        """
+        values = os.environ if environ is None else environ
+        try:
+            return cls.model_validate(
+                {name: value for name, value in values.items() if value.strip()}
+            )
+        except ValidationError as exc:
+            raise ConfigurationError(_one_line(exc)) from None
+
+    @field_validator("otel_traces_sampler")
+    @classmethod
+    def _known_sampler(cls, value: str | None) -> str | None:
+        if value is not None and value not in SAMPLERS:
+            raise ValueError(f"unknown sampler, use one of {', '.join(SAMPLERS)}")
+        return value
+
+    @field_validator("sentry_dsn")
+    @classmethod
+    def _whole_dsn(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "")
+        if value and not (
+            parts.scheme in {"http", "https"}
+            and parts.hostname
+            and parts.username
+            and parts.path.rsplit("/", 1)[-1].isdigit()
+        ):
+            raise ValueError("is not a DSN of the form https://PUBLIC_KEY@HOST/PROJECT_ID")
+        return value
+
+    @field_validator("store")
+    @classmethod
+    def _known_store(cls, value: str | None) -> str | None:
+        if value and value != "none" and not value.startswith("sqlite:///"):
+            raise ValueError("has to be sqlite:///PATH or none")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = list(self._contradictions())
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _contradictions(self) -> list[str]:
+        problems = []
+        otel, sentry = self._otel_rate(), self.sentry_traces_sample_rate
+        if self.sentry_dsn and None not in (otel, sentry) and otel != sentry:
+            problems.append(
+                f"SENTRY_TRACES_SAMPLE_RATE={sentry} and OTEL_TRACES_SAMPLER="
+                f"{self.otel_traces_sampler} (rate {otel}) contradict each other: set one of them"
+            )
+        if self.otel_traces_sampler_arg is not None and self.otel_traces_sampler is None:
+            problems.append("OTEL_TRACES_SAMPLER_ARG needs OTEL_TRACES_SAMPLER")
+        if self.auth == "api-key" and self.api_keys_file is None:
+            problems.append("TRACEBATON_AUTH=api-key needs TRACEBATON_API_KEYS_FILE")
+        if self.retry_cap_seconds < self.retry_base_seconds:
+            problems.append("TRACEBATON_RETRY_CAP_SECONDS is below TRACEBATON_RETRY_BASE_SECONDS")
+        return problems
+
+    def _otel_rate(self) -> float | None:
+        if self.otel_traces_sampler is None:
+            return None
+        fixed = SAMPLERS[self.otel_traces_sampler]
+        if fixed is not None:
+            return fixed
+        return 1.0 if self.otel_traces_sampler_arg is None else self.otel_traces_sampler_arg
+
+    @property
+    def sample_rate(self) -> float:
+        """Return the one rate of the head decision: Sentry's with a DSN, else OTel's, else 1."""
+        if self.sentry_dsn and self.sentry_traces_sample_rate is not None:
+            return self.sentry_traces_sample_rate
+        rate = self._otel_rate()
+        return 1.0 if rate is None else rate
+
+    @property
+    def sqs_endpoint(self) -> str | None:
+        """Return where SQS is spoken to; None lets boto3 decide."""
+        explicit = self.aws_endpoint_url_sqs or self.aws_endpoint_url
+        if explicit:
+            return explicit
+        parts = urlsplit(self.queue_url or "")
+        if parts.hostname and not parts.hostname.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+            return f"{parts.scheme}://{parts.netloc}"
+        return None
+
+    @property
+    def region(self) -> str | None:
+        """Return the AWS region: the variable's, else the queue URL's, else a name for loopback."""
+        host = urlsplit(self.queue_url or "").hostname or ""
+        in_host = _REGION_IN_HOST.search(host)
+        found = self.aws_region or self.aws_default_region
+        if found or in_host:
+            return found or (in_host and (in_host[1] or in_host[2])) or None
+        return "us-east-1" if self.sqs_on_loopback else None
+
+    @property
+    def sqs_on_loopback(self) -> bool:
+        """Tell whether SQS is an emulator on this machine."""
+        return bool(_LOOPBACK.fullmatch(urlsplit(self.sqs_endpoint or "").hostname or ""))
+
+    @property
+    def has_aws_credentials(self) -> bool:
+        """Tell whether the environment names credentials, so that none are invented."""
+        return bool(self.aws_access_key_id or self.aws_profile)
+
+    @property
+    def store_url(self) -> str:
+        """Return the task store's URL, by default a SQLite file in the data folder."""
+        return self.store or f"sqlite:///{self.data / 'tasks.db'}"
+
+
+#: Every variable that is read, by field name.
+ENVIRONMENT: Mapping[str, str] = {
+    name: str(field.alias) for name, field in Settings.model_fields.items()
+}
+
+
+def prefer_stable_http_conventions() -> None:
+    """
+    Choose the stable HTTP conventions unless the environment says otherwise.
+
+    The instrumentation reads this variable once a process, at the first instrumented app, and still
+    defaults to the old names (opentelemetry-specification, HTTP migration plan).
+    """
+    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
+
+
+def _one_line(exc: ValidationError) -> str:
+    parts = []
+    for error in exc.errors(include_url=False, include_input=False):
+        message = error["msg"].removeprefix("Value error, ")
+        name = str(error["loc"][0]) if error["loc"] else ""
+        parts.append(f"{name}: {message}" if name else message)
+    return "; ".join(parts)
