@@ -6,7 +6,7 @@ status, the log level, the Sentry decision and the worker's retry decision, in A
 so that the five never tell different stories.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -14,7 +14,14 @@ from typing import Any, Literal, Protocol
 from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode
 
-from tracebaton.errors import DependencyError, Reject, TracebatonError, default_detail
+from tracebaton.errors import (
+    DependencyError,
+    LeaseLost,
+    Reject,
+    RetryLater,
+    TracebatonError,
+    default_detail,
+)
 from tracebaton.semconv import ERROR_TYPE
 
 __all__ = ["NO_REPORTER", "Outcome", "Reporter", "outcome_of", "problem", "record"]
@@ -65,14 +72,15 @@ def outcome_of(exc: BaseException) -> Outcome:
     """
     if not isinstance(exc, TracebatonError):
         return _unexpected(exc)
+    steering = isinstance(exc, RetryLater | LeaseLost)  # nothing failed: never an event
     return Outcome(
         code=exc.reason_code if isinstance(exc, Reject) else exc.code,
         status=exc.status,
         title=exc.title,
         detail=exc.detail if exc.status < 500 or exc.code != "internal" else _GENERIC,
         retryable=exc.retryable,
-        level="error" if exc.status >= 500 else "warning",
-        reported=exc.status >= 500,
+        level="error" if exc.status >= 500 and not steering else "warning",
+        reported=exc.status >= 500 and not steering,
         outage=isinstance(exc, DependencyError),
         error_type=type(exc).__qualname__,
         retry_after=exc.retry_after,
@@ -130,13 +138,9 @@ def problem(
 
 
 def record(exc: BaseException, outcome: Outcome, span: Span | None = None) -> None:
-    """
-    Put *exc* on *span*, the current one by default: status, ``error.type``, the exception once.
-
-    A client's mistake (4xx) leaves the span's status alone, as the HTTP conventions ask of servers.
-    """
+    """Put *exc* on *span*, the current one by default: status, ``error.type``, the exception."""
     span = span or trace.get_current_span()
-    if not span.is_recording() or (outcome.status < 500 and not isinstance(exc, Reject)):
+    if not span.is_recording():
         return
     span.set_attribute(ERROR_TYPE, outcome.error_type)
     span.set_status(Status(StatusCode.ERROR, outcome.code))
@@ -151,7 +155,13 @@ class Reporter(Protocol):
         ...
 
     def report(
-        self, exc: BaseException, outcome: Outcome, *, mechanism: str, tags: Mapping[str, str]
+        self,
+        exc: BaseException,
+        outcome: Outcome,
+        *,
+        mechanism: str,
+        tags: Mapping[str, str],
+        failures: Sequence[Mapping[str, Any]] = (),
     ) -> str | None:
         """
         Send *exc* once and return the event's id, None where nothing was sent.
@@ -159,6 +169,7 @@ class Reporter(Protocol):
         Args:
             mechanism: What caught it, ``asgi`` or ``sqs``.
             tags: Tags beside those of the request store and the outcome.
+            failures: The attempts that failed before this one.
         """
         ...
 
@@ -168,7 +179,13 @@ class _NoReporter:
         return nullcontext()
 
     def report(
-        self, exc: BaseException, outcome: Outcome, *, mechanism: str, tags: Mapping[str, str]
+        self,
+        exc: BaseException,
+        outcome: Outcome,
+        *,
+        mechanism: str,
+        tags: Mapping[str, str],
+        failures: Sequence[Mapping[str, Any]] = (),
     ) -> str | None:
         return None
 

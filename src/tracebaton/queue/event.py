@@ -1,0 +1,107 @@
+"""
+The message: a CloudEvents 1.0 event in the JSON format.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md. The trace
+context of origin stands in extension attributes (CloudEvents "distributed tracing"), so that it
+survives brokers and tools that drop message attributes.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tracebaton.errors import UndecodableMessage
+from tracebaton.semconv import BAGGAGE, TRACEPARENT, TRACESTATE
+
+__all__ = ["TaskEvent", "decode", "encode"]
+
+_SPEC_VERSION = "1.0"
+#: The names under which the trace context stands in the envelope.
+_CARRIER = (TRACEPARENT, TRACESTATE, BAGGAGE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEvent:
+    """
+    What a producer tells a worker.
+
+    Attributes:
+        id: The task id; it survives every hop, unlike SQS's message id.
+        source: Who sent it, a URI reference such as ``/tracebaton-api``.
+        type: The task type.
+        time: RFC 3339 moment of the enqueue.
+        schema_version: Version of *data*'s schema.
+        delay_seconds: The delay the sender asked for, to tell it from backlog.
+        carrier: ``traceparent``, ``tracestate`` and ``baggage`` of origin.
+    """
+
+    id: str
+    source: str
+    type: str
+    time: str
+    data: Any
+    correlation_id: str | None = None
+    user_id: str | None = None
+    schema_version: str = "1"
+    delay_seconds: int = 0
+    carrier: Mapping[str, str] = field(default_factory=dict)
+
+
+def encode(event: TaskEvent) -> str:
+    """Return *event* as one JSON document; unset extensions are left out."""
+    document: dict[str, Any] = {
+        "specversion": _SPEC_VERSION,
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "time": event.time,
+        "datacontenttype": "application/json",
+        "schemaversion": event.schema_version,
+    }
+    if event.correlation_id is not None:
+        document["correlationid"] = event.correlation_id
+    if event.user_id is not None:
+        document["userid"] = event.user_id
+    if event.delay_seconds:
+        document["delayseconds"] = event.delay_seconds
+    document.update(event.carrier)
+    document["data"] = event.data
+    return json.dumps(document, separators=(",", ":"), allow_nan=False)
+
+
+def decode(body: str) -> TaskEvent:
+    """
+    Read the event in *body*.
+
+    Raises:
+        UndecodableMessage: It is not JSON, not an object, or misses what CloudEvents requires.
+    """
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise UndecodableMessage("The message body is not JSON.") from exc
+    if not isinstance(document, dict) or document.get("specversion") != _SPEC_VERSION:
+        raise UndecodableMessage()
+    required = {name: _text(document, name) for name in ("id", "source", "type")}
+    missing = [name for name, value in required.items() if not value]
+    if missing:
+        raise UndecodableMessage(f"The CloudEvents event lacks {', '.join(missing)}.")
+    delay = document.get("delayseconds")
+    return TaskEvent(
+        id=required["id"] or "",
+        source=required["source"] or "",
+        type=required["type"] or "",
+        time=_text(document, "time") or "",
+        data=document.get("data"),
+        correlation_id=_text(document, "correlationid"),
+        user_id=_text(document, "userid"),
+        schema_version=_text(document, "schemaversion") or "1",
+        delay_seconds=delay if isinstance(delay, int) else 0,
+        carrier={name: value for name in _CARRIER if (value := _text(document, name))},
+    )
+
+
+def _text(document: Mapping[str, Any], name: str) -> str | None:
+    value = document.get(name)
+    return value if isinstance(value, str) else None

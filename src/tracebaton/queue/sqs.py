@@ -1,0 +1,295 @@
+"""
+The only door to SQS: stock boto3 on its own threads, and the seam where its errors become ours.
+
+Long polls have a client of their own, so that a delete or a visibility change never waits for a
+connection that a parked poll holds.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tracebaton.errors import MessageTooLarge, QueueUnavailable, TracebatonError
+
+if TYPE_CHECKING:
+    from types_boto3_sqs import SQSClient
+
+__all__ = ["BATCH", "MESSAGE_LIMIT", "Entry", "Queue", "Received", "Sqs", "SqsAccess"]
+
+#: Seconds a connection attempt may take.
+_CONNECT_TIMEOUT = 3.0
+#: Seconds an answer may take; a long poll gets its wait on top (aws-sdk-js#1005).
+_READ_TIMEOUT = 10.0
+#: The most entries SQS takes in one batch call.
+BATCH = 10
+#: Error codes that say the receipt handle no longer owns the message.
+_LOST = frozenset({"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight"})
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqsAccess:
+    """
+    How SQS is reached.
+
+    Attributes:
+        endpoint: URL of an emulator; None lets boto3 decide.
+        region: AWS region; None lets boto3 decide.
+        anonymous: Use made-up credentials, for an emulator on this machine.
+        threads: Calls other than receives that may run at once.
+    """
+
+    endpoint: str | None = None
+    region: str | None = None
+    anonymous: bool = False
+    threads: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A message as SQS handed it out."""
+
+    message_id: str
+    receipt_handle: str
+    body: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    system: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def receive_count(self) -> int:
+        """Return how many times SQS has handed this message out, this time included."""
+        return int(self.system.get("ApproximateReceiveCount", "1"))
+
+
+#: SQS's own limit on a message, body and attributes together, unless the queue says less.
+MESSAGE_LIMIT = 1024 * 1024
+
+
+class Queue:
+    """One queue, by URL or by name; what SQS says about it is asked once, when it is first needed."""
+
+    def __init__(self, sqs: "Sqs", *, url: str | None = None, name: str | None = None) -> None:
+        self._sqs = sqs
+        self._url = url
+        self.name = name or (url or "").rstrip("/").rsplit("/", 1)[-1]
+        self._limit: int | None = None
+
+    async def url(self) -> str:
+        """Return the queue's URL, looked up by name where only that was given."""
+        if self._url is None:
+            self._url = await self._sqs.queue_url(self.name)
+        return self._url
+
+    async def attributes(self) -> Mapping[str, str]:
+        """Return the queue's attributes as they are now."""
+        return await self._sqs.queue_attributes(await self.url())
+
+    async def message_limit(self) -> int:
+        """Return the bytes a message may have, body and attributes together."""
+        if self._limit is None:
+            attributes = await self.attributes()
+            self._limit = int(attributes.get("MaximumMessageSize", MESSAGE_LIMIT))
+        return self._limit
+
+
+#: What became of one entry of a batch: done, gone for us, or worth another try.
+Entry = Literal["ok", "lost", "again"]
+
+
+class Sqs:
+    """Asynchronous calls to SQS by boto3 in threads."""
+
+    def __init__(self, access: SqsAccess) -> None:
+        self._access = access
+        self._actions = _client(access, pool=access.threads, read_timeout=_READ_TIMEOUT)
+        self._polls = _client(access, pool=32, read_timeout=20 + _READ_TIMEOUT)
+        self._threads = ThreadPoolExecutor(access.threads, thread_name_prefix="tracebaton-sqs")
+
+    async def queue_url(self, name: str) -> str:
+        """Return the URL of the queue called *name*."""
+        answer = await self._call(lambda: self._actions.get_queue_url(QueueName=name))
+        return answer["QueueUrl"]
+
+    async def queue_attributes(self, queue_url: str) -> Mapping[str, str]:
+        """Return all attributes of the queue."""
+        answer = await self._call(
+            lambda: self._actions.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["All"])
+        )
+        return {str(name): value for name, value in answer.get("Attributes", {}).items()}
+
+    async def send(
+        self,
+        queue_url: str,
+        body: str,
+        *,
+        attributes: Mapping[str, str],
+        delay_seconds: int = 0,
+        group_id: str | None = None,
+        deduplication_id: str | None = None,
+    ) -> str:
+        """Send one message and return its SQS message id."""
+        request: dict[str, Any] = {
+            "QueueUrl": queue_url,
+            "MessageBody": body,
+            "MessageAttributes": {
+                name: {"DataType": "String", "StringValue": value}
+                for name, value in attributes.items()
+            },
+        }
+        if delay_seconds:
+            request["DelaySeconds"] = delay_seconds
+        if group_id is not None:
+            request["MessageGroupId"] = group_id
+        if deduplication_id is not None:
+            request["MessageDeduplicationId"] = deduplication_id
+        answer = await self._call(lambda: self._actions.send_message(**request))
+        return answer["MessageId"]
+
+    async def delete(self, queue_url: str, handles: Sequence[str]) -> list[Entry]:
+        """Delete up to ten messages and return what became of each."""
+        entries = [{"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(handles)]
+        answer = await self._call(
+            lambda: self._actions.delete_message_batch(
+                QueueUrl=queue_url,
+                Entries=entries,  # type: ignore[arg-type]
+            )
+        )
+        return _outcomes(len(handles), answer.get("Failed", ()))
+
+    async def change_visibility(
+        self, queue_url: str, changes: Sequence[tuple[str, int]]
+    ) -> list[Entry]:
+        """Set the visibility timeout of up to ten ``(receipt handle, seconds)`` pairs."""
+        entries = [
+            {"Id": str(n), "ReceiptHandle": handle, "VisibilityTimeout": seconds}
+            for n, (handle, seconds) in enumerate(changes)
+        ]
+        answer = await self._call(
+            lambda: self._actions.change_message_visibility_batch(
+                QueueUrl=queue_url,
+                Entries=entries,  # type: ignore[arg-type]
+            )
+        )
+        return _outcomes(len(changes), answer.get("Failed", ()))
+
+    def poll(
+        self,
+        queue_url: str,
+        *,
+        most: int,
+        wait_seconds: int,
+        visibility_seconds: int,
+        deliver: Callable[[list[Received] | TracebatonError], bool],
+    ) -> threading.Thread:
+        """
+        Receive once on a daemon thread of its own and hand the outcome to *deliver*.
+
+        boto3 cannot cancel a parked poll. A daemon thread can be left behind at stop; if it still
+        gets messages then, *deliver* returns False and they are made visible again at once.
+        """
+
+        def run() -> None:
+            try:
+                answer = self._polls.receive_message(
+                    QueueUrl=queue_url,
+                    MaxNumberOfMessages=most,
+                    WaitTimeSeconds=wait_seconds,
+                    VisibilityTimeout=visibility_seconds,
+                    MessageAttributeNames=["All"],
+                    MessageSystemAttributeNames=["All"],
+                )
+            except (ClientError, BotoCoreError) as exc:
+                deliver(_ours(exc))
+                return
+            messages = [_received(message) for message in answer.get("Messages", ())]
+            if not deliver(messages):
+                self._release(queue_url, messages)
+
+        thread = threading.Thread(target=run, name="tracebaton-poll", daemon=True)
+        thread.start()
+        return thread
+
+    def _release(self, queue_url: str, messages: Iterable[Received]) -> None:
+        for message in messages:
+            try:
+                self._polls.change_message_visibility(
+                    QueueUrl=queue_url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0
+                )
+            except (ClientError, BotoCoreError):
+                return  # it becomes visible by itself when its timeout ends
+
+    async def close(self) -> None:
+        """Close the connections; a call in flight is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._actions.close()
+        self._polls.close()
+
+    async def _call(self, work: Callable[[], Result]) -> Result:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except (ClientError, BotoCoreError) as exc:
+            raise _ours(exc) from exc
+
+
+def _client(access: SqsAccess, *, pool: int, read_timeout: float) -> "SQSClient":
+    made_up = "local" if access.anonymous else None
+    return boto3.session.Session().client(
+        "sqs",
+        endpoint_url=access.endpoint,
+        region_name=access.region,
+        aws_access_key_id=made_up,
+        aws_secret_access_key=made_up,
+        config=Config(
+            connect_timeout=_CONNECT_TIMEOUT,
+            read_timeout=read_timeout,
+            max_pool_connections=pool,
+            retries={"mode": "standard", "total_max_attempts": 2},
+            tcp_keepalive=True,
+        ),
+    )
+
+
+def _ours(exc: ClientError | BotoCoreError) -> TracebatonError:
+    if not isinstance(exc, ClientError):
+        error = QueueUnavailable()
+        error.__cause__ = exc
+        return error
+    code = str(exc.response.get("Error", {}).get("Code", "")).rsplit(".", 1)[-1]
+    text = str(exc.response.get("Error", {}).get("Message", ""))
+    if code in {"InvalidParameterValue", "BatchRequestTooLong"} and "must be shorter" in text:
+        return MessageTooLarge(text)
+    error = QueueUnavailable()
+    error.__cause__ = exc
+    return error
+
+
+def _outcomes(count: int, failed: Iterable[Mapping[str, Any]]) -> list[Entry]:
+    outcomes: list[Entry] = ["ok"] * count
+    for entry in failed:
+        code = str(entry.get("Code", "")).rsplit(".", 1)[-1]
+        lost = code in _LOST or bool(entry.get("SenderFault"))
+        outcomes[int(entry["Id"])] = "lost" if lost else "again"
+    return outcomes
+
+
+def _received(message: Mapping[str, Any]) -> Received:
+    attributes = {
+        name: value["StringValue"]
+        for name, value in message.get("MessageAttributes", {}).items()
+        if "StringValue" in value
+    }
+    return Received(
+        message_id=message["MessageId"],
+        receipt_handle=message["ReceiptHandle"],
+        body=message["Body"],
+        attributes=attributes,
+        system=message.get("Attributes", {}),
+    )

@@ -1,0 +1,15 @@
+"""Tasks: what the API gives a URL for, the transitions they may make, and the store protocol."""
+
+from tracebaton.tasks.task import ENDED, TRANSITIONS, Task, TaskStatus, TaskStore
+from tracebaton.tasks.types import Handler, Registry, TaskType
+
+__all__ = [
+    "ENDED",
+    "TRANSITIONS",
+    "Handler",
+    "Registry",
+    "Task",
+    "TaskStatus",
+    "TaskStore",
+    "TaskType",
+]

@@ -1,0 +1,73 @@
+"""
+Registered task types: the name, the pydantic model of the data, and the handler.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from tracebaton.errors import ConfigurationError, UnknownTaskType
+
+__all__ = ["Handler", "Registry", "TaskType"]
+
+#: ``async def`` handlers run on the event loop, ``def`` handlers in a thread that has the store.
+Handler = Callable[[Any], Awaitable[Any] | Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskType:
+    """
+    One kind of task.
+
+    Attributes:
+        model: Validates ``data`` before it is enqueued and again before the handler sees it.
+        deadline: Seconds a handler may run, None for no limit but SQS's 12 hours.
+        version: ``schemaversion`` of the messages this handler understands.
+    """
+
+    name: str
+    model: type[BaseModel]
+    handler: Handler
+    deadline: float | None = None
+    version: str = "1"
+
+
+class Registry:
+    """The task types of one application, by name."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, TaskType] = {}
+
+    def add(self, task_type: TaskType) -> None:
+        """
+        Register *task_type*.
+
+        Raises:
+            ConfigurationError: The name is taken.
+        """
+        if task_type.name in self._types:
+            raise ConfigurationError(f"The task type {task_type.name!r} is registered twice.")
+        self._types[task_type.name] = task_type
+
+    def __getitem__(self, name: str) -> TaskType:
+        """
+        Return the type called *name*.
+
+        Raises:
+            UnknownTaskType: There is none.
+        """
+        try:
+            return self._types[name]
+        except KeyError:
+            raise UnknownTaskType(f"No handler is registered for the task type {name!r}.") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._types
+
+    def __iter__(self) -> Iterator[TaskType]:
+        return iter(self._types.values())
+
+    def __len__(self) -> int:
+        return len(self._types)
