@@ -41,6 +41,9 @@ HTTP_STATUS_CODE: Final = "http.response.status_code"
 URL_PATH: Final = "url.path"
 URL_QUERY: Final = "url.query"
 ERROR_TYPE: Final = "error.type"
+SERVER_ADDRESS: Final = "server.address"
+#: Where a client span names its URL, in the stable and in the old conventions.
+URL_ATTRIBUTES: Final = ("url.full", "http.url")
 
 # Messaging spans.
 MESSAGING_SYSTEM: Final = "messaging.system"

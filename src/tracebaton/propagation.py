@@ -1,0 +1,392 @@
+"""
+The one propagator, and the border it guards.
+
+Two carriers, two rules. HTTP headers come from outsiders: the trace is joined, baggage and sampling
+are not believed unless the settings say so. Messages come from a queue that only our producers may
+write to: they carry the request store, and the head's sampling decision is followed.
+
+`extract()` and `inject()` are what OpenTelemetry's HTTP instrumentations call; `extract_message()`
+and `inject_message()` are for the queue.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+from urllib.parse import quote, urlsplit
+
+from opentelemetry import baggage, trace
+from opentelemetry import context as otel
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import (
+    CarrierT,
+    Getter,
+    Setter,
+    TextMapPropagator,
+    default_getter,
+    default_setter,
+)
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
+
+from tracebaton.context import custom_fields, in_context, valid_correlation_id
+from tracebaton.semconv import (
+    BAGGAGE,
+    BAGGAGE_CORRELATION_ID,
+    BAGGAGE_PREFIX,
+    BAGGAGE_TASK_ID,
+    BAGGAGE_USER_ID,
+    SENTRY_BAGGAGE_PREFIX,
+    SENTRY_TRACE,
+    SERVER_ADDRESS,
+    TRACEPARENT,
+    TRACESTATE,
+    URL_ATTRIBUTES,
+)
+from tracebaton.w3c import (
+    Member,
+    encode_member,
+    format_sentry_trace,
+    format_traceparent,
+    format_tracestate,
+    parse_aws_trace_header,
+    parse_baggage,
+    parse_sentry_trace,
+    parse_traceparent,
+    parse_tracestate,
+)
+
+__all__ = [
+    "MessageContext",
+    "Propagator",
+    "SentryMembers",
+    "incoming_sentry_members",
+    "trusted_parent",
+    "undecided_parent",
+]
+
+#: Bytes and members of one outbound baggage header (W3C Baggage, limits).
+_BAGGAGE_BYTES = 8192
+_BAGGAGE_MEMBERS = 180
+
+_SENTRY_KEY = otel.create_key("tracebaton-sentry-members")
+_FOREIGN_KEY = otel.create_key("tracebaton-foreign-members")
+_TRUSTED_KEY = otel.create_key("tracebaton-trusted-parent")
+_UNDECIDED_KEY = otel.create_key("tracebaton-undecided-parent")
+
+
+class SentryMembers(Protocol):
+    """Where the dynamic sampling context of a trace comes from."""
+
+    @property
+    def public_key(self) -> str:
+        """Return the public key of our DSN."""
+        ...
+
+    @property
+    def org(self) -> str | None:
+        """Return the organisation's id, where the DSN's host names it."""
+        ...
+
+    def items(self, context: Context) -> Sequence[tuple[str, str]]:
+        """Return the members to send from *context*, keys with their ``sentry-`` prefix."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MessageContext:
+    """
+    What a message says about the request it belongs to.
+
+    Attributes:
+        context: An empty context plus the remote parent and what travels on with it.
+        fields: Store fields by name, decoded; no ``user_id`` of a foreign message.
+        foreign: Other baggage members that travel on.
+    """
+
+    context: Context
+    fields: Mapping[str, str]
+    foreign: Mapping[str, str]
+
+    @property
+    def parent(self) -> SpanContext:
+        """Return the creation context, an invalid one if the message has none."""
+        return trace.get_current_span(self.context).get_span_context()
+
+
+class _Parent(NamedTuple):
+    span: SpanContext
+    #: Whether the parent says anything about sampling; a ``sentry-trace`` may leave it open.
+    decided: bool
+
+
+class Propagator(TextMapPropagator):
+    """
+    Carry a trace over HTTP headers and SQS messages.
+
+    Understands W3C headers and ``sentry-trace`` with ``sentry-*`` baggage members, and writes the
+    union. Never raises, and never logs what an outsider sent.
+    """
+
+    def __init__(
+        self,
+        *,
+        trust_baggage: frozenset[str] = frozenset(),
+        propagate_baggage_to: frozenset[str] = frozenset(),
+        sentry: SentryMembers | None = None,
+    ) -> None:
+        """
+        Set the border.
+
+        Args:
+            trust_baggage: Keys of inbound HTTP baggage members that pass, queue included.
+            propagate_baggage_to: Hosts that outbound HTTP requests send baggage to.
+            sentry: The source of Sentry's members; without it no ``sentry-trace`` is written.
+        """
+        self._trust_baggage = trust_baggage
+        self._hosts = frozenset(host.lower() for host in propagate_baggage_to)
+        self._sentry = sentry
+
+    @property
+    def fields(self) -> set[str]:
+        """Return the headers that may be written."""
+        return {TRACEPARENT, TRACESTATE, BAGGAGE, SENTRY_TRACE}
+
+    def extract(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        getter: Getter[CarrierT] = default_getter,
+    ) -> Context:
+        """Return *context*, the current one by default, plus what an HTTP caller may tell us."""
+        base = otel.get_current() if context is None else context
+        try:
+            traceparent, sentry_trace, tracestate, header = (
+                getter.get(carrier, key) or ()
+                for key in (TRACEPARENT, SENTRY_TRACE, TRACESTATE, BAGGAGE)
+            )
+        except Exception:  # a foreign getter must not cost the request
+            return base
+        parent = _parent(traceparent, sentry_trace, tracestate)
+        if parent is not None:
+            base = _with_parent(base, parent)
+        members = parse_baggage(header)
+        if self._are_ours(members) and not _is_stale(parent, sentry_trace):
+            base = _with_sentry(base, members)
+        return _with_foreign(base, [m for m in members if m.key in self._trust_baggage])
+
+    def inject(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        setter: Setter[CarrierT] = default_setter,
+    ) -> None:
+        """Write the current span of *context* to an HTTP request's headers."""
+        here = otel.get_current() if context is None else context
+        span = trace.get_current_span(here)
+        headers = _trace_headers(span.get_span_context())
+        if headers and self._sentry is not None:
+            headers[SENTRY_TRACE] = format_sentry_trace(span.get_span_context())
+        if self._hosts and _host_of(span) in self._hosts:
+            headers |= self._baggage(here)
+        for key, value in headers.items():
+            setter.set(carrier, key, value)
+
+    def inject_message(self, context: Context | None = None) -> dict[str, str]:
+        """
+        Return what a message carries: ``traceparent``, ``tracestate`` if any, ``baggage``.
+
+        The creation context is the current span of *context*. Our own members come first; what does
+        not fit 8192 bytes is left out, because telemetry never makes a send fail.
+        """
+        here = otel.get_current() if context is None else context
+        headers = _trace_headers(trace.get_current_span(here).get_span_context())
+        return headers | self._baggage(here)
+
+    def extract_message(
+        self,
+        carrier: Mapping[str, str],
+        *,
+        aws_trace_header: str | None = None,
+        own: bool = True,
+    ) -> MessageContext:
+        """
+        Return the context, the store fields and the foreign members of a message.
+
+        Args:
+            carrier: Attributes over envelope, merged by the caller.
+            aws_trace_header: The message's ``AWSTraceHeader``, used where nothing else names a
+                parent. Its sampled flag is X-Ray's and is not followed.
+            own: Whether one of our producers wrote the message. A foreign one sets no ``user_id``
+                and gets no further with baggage than an HTTP caller.
+        """
+        traceparent, sentry_trace, tracestate, header = (
+            [carrier[key]] if key in carrier else []
+            for key in (TRACEPARENT, SENTRY_TRACE, TRACESTATE, BAGGAGE)
+        )
+        parent = _parent(traceparent, sentry_trace, tracestate)
+        members = parse_baggage(header)
+        context = Context()
+        if parent is not None:
+            context = _trusted(_with_parent(context, parent))
+        elif (span := parse_aws_trace_header(aws_trace_header)) is not None:
+            context = _with_parent(context, _Parent(span, decided=False))
+        if (own and self._sentry is None) or self._are_ours(members):
+            context = _with_sentry(context, members)
+        passing = [m for m in members if (own or m.key in self._trust_baggage) and _is_foreign(m)]
+        return MessageContext(
+            context=_with_foreign(context, passing),
+            fields=_store_fields(members, own=own),
+            foreign={member.key: member.value for member in passing},
+        )
+
+    def _are_ours(self, members: Iterable[Member]) -> bool:
+        if self._sentry is None:
+            return False
+        found = {member.key: member.value for member in members}
+        if found.get(f"{SENTRY_BAGGAGE_PREFIX}public_key") == self._sentry.public_key:
+            return True
+        org = found.get(f"{SENTRY_BAGGAGE_PREFIX}org_id")
+        return org is not None and org == self._sentry.org
+
+    def _baggage(self, context: Context) -> dict[str, str]:
+        sentry = (
+            incoming_sentry_members(context)
+            if self._sentry is None
+            else self._sentry.items(context)
+        )
+        header = _fit(
+            [[member] for member in _store_members(context)],
+            # Half a dynamic sampling context would be read as another one.
+            [[f"{key}={quote(value, safe=':')}" for key, value in sentry]],
+            [[member] for member in _foreign_members(context)],
+        )
+        return {BAGGAGE: header} if header else {}
+
+
+def trusted_parent(context: Context | None) -> bool:
+    """Tell whether the remote parent in *context* came by the queue, so its decision is ours."""
+    return otel.get_value(_TRUSTED_KEY, context) is True
+
+
+def undecided_parent(context: Context | None) -> bool:
+    """Tell whether the remote parent in *context* left the sampling decision open."""
+    return otel.get_value(_UNDECIDED_KEY, context) is True
+
+
+def incoming_sentry_members(context: Context | None) -> tuple[tuple[str, str], ...]:
+    """Return the frozen Sentry members that came in with *context*."""
+    members = otel.get_value(_SENTRY_KEY, context)
+    return members if isinstance(members, tuple) else ()
+
+
+def _parent(
+    traceparent: Sequence[str], sentry_trace: Sequence[str], tracestate: Sequence[str]
+) -> _Parent | None:
+    span = parse_traceparent(traceparent)
+    if span is not None:
+        state = parse_tracestate(tracestate)
+        return _Parent(
+            SpanContext(span.trace_id, span.span_id, True, span.trace_flags, state), decided=True
+        )
+    sentry = parse_sentry_trace(sentry_trace)
+    return None if sentry is None else _Parent(sentry[0], decided=sentry[1] is not None)
+
+
+def _is_stale(parent: _Parent | None, sentry_trace: Sequence[str]) -> bool:
+    sentry = parse_sentry_trace(sentry_trace)
+    return sentry is not None and parent is not None and sentry[0].trace_id != parent.span.trace_id
+
+
+def _with_parent(context: Context, parent: _Parent) -> Context:
+    context = trace.set_span_in_context(NonRecordingSpan(parent.span), context)
+    return context if parent.decided else otel.set_value(_UNDECIDED_KEY, True, context)
+
+
+def _trusted(context: Context) -> Context:
+    return otel.set_value(_TRUSTED_KEY, True, context)
+
+
+def _with_sentry(context: Context, members: Iterable[Member]) -> Context:
+    frozen = tuple((m.key, m.value) for m in members if m.key.startswith(SENTRY_BAGGAGE_PREFIX))
+    return otel.set_value(_SENTRY_KEY, frozen, context) if frozen else context
+
+
+def _is_foreign(member: Member) -> bool:
+    return not member.key.startswith((BAGGAGE_PREFIX, SENTRY_BAGGAGE_PREFIX))
+
+
+def _with_foreign(context: Context, members: Iterable[Member]) -> Context:
+    passing = [member for member in members if _is_foreign(member)]
+    for member in passing:
+        context = baggage.set_baggage(member.key, member.value, context)
+    raw = {member.key: member for member in passing}
+    return otel.set_value(_FOREIGN_KEY, raw, context) if raw else context
+
+
+def _foreign_members(context: Context) -> list[str]:
+    """Return OTel's baggage, each untouched member in the very text it came in."""
+    came = otel.get_value(_FOREIGN_KEY, context)
+    raw = came if isinstance(came, dict) else {}
+    members = []
+    for key, value in baggage.get_all(context).items():
+        if key.startswith((BAGGAGE_PREFIX, SENTRY_BAGGAGE_PREFIX)):
+            continue
+        known = raw.get(key)
+        text = known.raw if known and known.value == value else encode_member(key, str(value))
+        if text is not None:
+            members.append(text)
+    return members
+
+
+def _store_members(context: Context) -> list[str]:
+    store = in_context(context)
+    own = {
+        BAGGAGE_CORRELATION_ID: store.correlation_id,
+        BAGGAGE_USER_ID: store.user_id,
+        BAGGAGE_TASK_ID: store.task_id,
+    } | {BAGGAGE_PREFIX + name: value for name, value in custom_fields(store).items()}
+    members = (encode_member(key, value) for key, value in own.items() if value is not None)
+    return [member for member in members if member is not None]
+
+
+def _store_fields(members: Iterable[Member], *, own: bool) -> dict[str, str]:
+    fields = {
+        member.key.removeprefix(BAGGAGE_PREFIX): member.value
+        for member in members
+        if member.key.startswith(BAGGAGE_PREFIX)
+    }
+    if valid_correlation_id(fields.get("correlation_id")) is None:
+        fields.pop("correlation_id", None)
+    if not own:
+        fields.pop("user_id", None)
+    return fields
+
+
+def _trace_headers(span: SpanContext) -> dict[str, str]:
+    if not span.is_valid:
+        return {}
+    state = format_tracestate(span.trace_state)
+    return {TRACEPARENT: format_traceparent(span)} | ({TRACESTATE: state} if state else {})
+
+
+def _host_of(span: trace.Span) -> str | None:
+    """Return the host that *span* calls; only a CLIENT span's attributes name another host."""
+    attributes = getattr(span, "attributes", None)
+    if attributes is None or getattr(span, "kind", None) is not SpanKind.CLIENT:
+        return None
+    address = attributes.get(SERVER_ADDRESS)
+    if address is None:
+        urls = (attributes.get(name) for name in URL_ATTRIBUTES)
+        address = next((urlsplit(str(url)).hostname for url in urls if url), None)
+    return None if address is None else str(address).lower()
+
+
+def _fit(*parts: Iterable[Sequence[str]]) -> str:
+    """Return the header of all groups that fit, a group whole or not at all, in order."""
+    chosen: list[str] = []
+    size = 0
+    for group in (group for part in parts for group in part if group):
+        grown = size + sum(len(member) + 1 for member in group)
+        if grown - 1 <= _BAGGAGE_BYTES and len(chosen) + len(group) <= _BAGGAGE_MEMBERS:
+            chosen += group
+            size = grown
+    return ",".join(chosen)
