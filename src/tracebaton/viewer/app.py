@@ -1,0 +1,185 @@
+"""
+The viewer's application: the intake, a small API to read it, and the page.
+
+    POST /v1/traces, /v1/logs            OTLP/HTTP
+    GET  /api/traces                     summaries, newest first
+    GET  /api/traces/{trace_id}          one trace as OTLP JSON
+    GET  /api/traces/{trace_id}/logs     its log lines
+    GET  /                               the page; /static its files
+
+The page stays live by asking again with the last ETag: a 304 costs a comparison, and no connection
+is left open that a stop would have to wait for.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+from anyio import to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from tracebaton.errors import Forbidden, MethodNotAllowed, NotFound, RequestError
+from tracebaton.viewer.guard import LoopbackGuard, refusal
+from tracebaton.viewer.ingest import post_logs, post_traces
+from tracebaton.viewer.queries import OUTCOMES
+from tracebaton.viewer.rows import MAX_TIME
+from tracebaton.viewer.spans import SpanStore, TraceQuery
+
+__all__ = ["create_viewer"]
+
+STATIC: Final = Path(__file__).parent / "static"
+TRACE_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
+CURSOR: Final = re.compile(r"(\d{1,19})-(\d{1,19})")
+#: What the task API knows, and whether a span failed.
+STATUSES: Final = frozenset(
+    {"queued", "running", "succeeded", "failed", "dead", "cancelled", *OUTCOMES}
+)
+#: Traces on one page, at most.
+MAX_LIMIT: Final = 1_000
+
+
+def create_viewer(store: SpanStore) -> Starlette:
+    """
+    Return the viewer as an application over *store*, which stays its creator's to close.
+
+    Serve it on loopback only and without an access log: it is fed by the processes it shows.
+    """
+    guard = Middleware(LoopbackGuard)
+    viewer = Starlette(
+        routes=[
+            Route("/v1/traces", post_traces, methods=["POST"]),
+            Route("/v1/logs", post_logs, methods=["POST"]),
+            Route("/api/traces", _list_traces),
+            Route("/api/traces/{trace_id}", _show_trace),
+            Route("/api/traces/{trace_id}/logs", _show_logs),
+            Route("/", _page),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
+        exception_handlers={
+            RequestError: _refuse,
+            HTTPException: _refuse,
+            Exception: _refuse,
+        },
+    )
+    # Set and not passed: an application-wide ``StarletteInstrumentor().instrument()`` adds its own
+    # on construction, and a viewer that traces its intake would feed itself for ever.
+    viewer.user_middleware = [guard]
+    viewer.state.store = store
+    return viewer
+
+
+async def _page(request: Request) -> Response:
+    return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
+
+
+async def _list_traces(request: Request) -> Response:
+    query, store = _trace_query(request.query_params), _store(request)
+
+    def read() -> Mapping[str, Any]:
+        traces, last = store.traces(query)
+        cursor = f"{last[0]}-{last[1]}" if last else None
+        return {"traces": traces, "next_cursor": cursor}
+
+    return await _answer(request, store.version, read)
+
+
+async def _show_trace(request: Request) -> Response:
+    store, trace_id = _store(request), _trace_id(request)
+
+    def read() -> Mapping[str, Any]:
+        if (document := store.trace(trace_id)) is None:
+            raise _unknown(trace_id)
+        return document
+
+    return await _answer(request, lambda: store.trace_version(trace_id), read)
+
+
+async def _show_logs(request: Request) -> Response:
+    store, trace_id = _store(request), _trace_id(request)
+
+    def read() -> Mapping[str, Any]:
+        if (lines := store.logs(trace_id)) is None:
+            raise _unknown(trace_id)
+        return {"logs": lines}
+
+    return await _answer(request, lambda: store.trace_version(trace_id), read)
+
+
+async def _answer(
+    request: Request, version: Callable[[], str], read: Callable[[], Mapping[str, Any]]
+) -> Response:
+    known = request.headers.get("if-none-match")
+
+    def respond() -> Response:
+        # Before the read: what is written in between is then sent twice, never missed.
+        headers = {"etag": f'"{version()}"', "cache-control": "no-cache"}
+        if known == headers["etag"]:
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        body = json.dumps(read(), ensure_ascii=False, separators=(",", ":")).encode()
+        return Response(body, media_type="application/json", headers=headers)
+
+    return await to_thread.run_sync(respond)
+
+
+def _store(request: Request) -> SpanStore:
+    store: SpanStore = request.app.state.store
+    return store
+
+
+def _trace_id(request: Request) -> bytes:
+    text: str = request.path_params["trace_id"]
+    if TRACE_ID.fullmatch(text) is None:
+        raise NotFound("a trace id has 32 hexadecimal digits")
+    return bytes.fromhex(text)
+
+
+def _unknown(trace_id: bytes) -> NotFound:
+    return NotFound(f"no trace {trace_id.hex()}: it was never sent here, or has been evicted")
+
+
+def _trace_query(parameters: Mapping[str, str]) -> TraceQuery:
+    status = parameters.get("status", "").lower() or None
+    if status is not None and status not in STATUSES:
+        raise RequestError(f"status is one of {', '.join(sorted(STATUSES))}")
+    return TraceQuery(
+        correlation_id=parameters.get("correlation_id") or None,
+        user_id=parameters.get("user_id") or None,
+        task_id=parameters.get("task_id") or None,
+        status=status,
+        text=parameters.get("q", "").strip() or None,
+        limit=_limit(parameters.get("limit") or "100"),
+        after=_after(parameters.get("cursor", "")),
+    )
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:5]) <= MAX_LIMIT:
+        raise RequestError(f"limit is a number from 1 to {MAX_LIMIT}")
+    return int(text)
+
+
+def _after(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    if (found := CURSOR.fullmatch(text)) is None:
+        raise RequestError("cursor is next_cursor of the page before")
+    return min(int(found[1]), MAX_TIME), min(int(found[2]), MAX_TIME)
+
+
+async def _refuse(request: Request, exc: Exception) -> Response:
+    known = _ours(exc) if isinstance(exc, HTTPException) else exc
+    return refusal(known, request.url.path)
+
+
+def _ours(exc: HTTPException) -> RequestError:
+    kinds = {kind.status: kind for kind in (Forbidden, NotFound, MethodNotAllowed)}
+    return kinds.get(exc.status_code, RequestError)(headers=exc.headers)
