@@ -44,6 +44,12 @@ ERROR_TYPE: Final = "error.type"
 SERVER_ADDRESS: Final = "server.address"
 #: Where a client span names its URL, in the stable and in the old conventions.
 URL_ATTRIBUTES: Final = ("url.full", "http.url")
+#: The old conventions' path with its query.
+HTTP_TARGET: Final = "http.target"
+#: The request method and the response status in the stable and in the old conventions.
+HTTP_METHODS: Final = ("http.request.method", "http.method")
+HTTP_STATUS_CODES: Final = ("http.response.status_code", "http.status_code")
+DB_SYSTEMS: Final = ("db.system.name", "db.system")
 
 # Messaging spans.
 MESSAGING_SYSTEM: Final = "messaging.system"

@@ -1,0 +1,294 @@
+"""
+OTLP over HTTP: spans and log lines to a collector, a backend or the local viewer.
+
+The SDK's exporters and batches do the work. Added here: what was lost is counted and said once an
+interval, a stop has a deadline, and a second destination does not get the first one's headers.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import requests
+from opentelemetry import context as otel
+from opentelemetry._logs import LogRecord
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs._internal import std_to_otel
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from tracebaton.logs import log_fields
+
+__all__ = ["OtlpLogHandler", "SpanExport", "otlp_log_handler", "otlp_span_exporter"]
+
+_log = logging.getLogger("tracebaton.telemetry")
+
+#: Seconds a span waits for company; the viewer shows it within 2 s of its end.
+SCHEDULE_DELAY: Final = 0.5
+#: Spans, and log lines, that may wait in memory for one destination.
+QUEUE_SIZE: Final = 10_000
+BATCH_SIZE: Final = 512
+#: Seconds between two lines about losses at one destination.
+REPORT_INTERVAL: Final = 60.0
+
+#: The SDK's own lines about a failed export; ours say it once an interval, with the count.
+_SDK_LOGGERS: Final = (
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http._log_exporter",
+    "opentelemetry.sdk._shared_internal",
+)
+_SENT_HEADERS: Final = frozenset({"content-type", "content-encoding", "content-length", "host"})
+
+
+class _Reasons(logging.Filter):
+    """Keeps the SDK's last word on a failure for our line, and the line itself out of the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[int, str] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self._last[record.thread or 0] = record.getMessage()
+        return False
+
+    def take(self) -> str | None:
+        """Return what the current thread was told last."""
+        return self._last.pop(threading.get_ident(), None)
+
+
+_REASONS = _Reasons()
+
+
+class _OwnHeaders(requests.Session):
+    """
+    A session that sends our headers and none of ``OTEL_EXPORTER_OTLP_HEADERS``.
+
+    Those hold the credentials of the configured backend, and the SDK adds them to every exporter.
+    """
+
+    def __init__(self, headers: Mapping[str, str], *, trust_env: bool) -> None:
+        super().__init__()
+        self._own = dict(headers)
+        self.trust_env = trust_env
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        for name in [name for name in request.headers if name.lower() not in _SENT_HEADERS]:
+            del request.headers[name]
+        request.headers.update(self._own)
+        return super().send(request, **kwargs)
+
+
+def otlp_span_exporter(
+    endpoint: str, *, headers: Mapping[str, str] | None = None, local: bool = False
+) -> SpanExporter:
+    """
+    Return an exporter to the traces *endpoint*.
+
+    Args:
+        endpoint: The whole URL, ``/v1/traces`` included.
+        headers: Send these in place of the environment's.
+        local: A viewer on this machine: no header or proxy of the environment is used.
+    """
+    _silence_sdk()
+    if headers is None and not local:
+        return OTLPSpanExporter(endpoint=endpoint)
+    session = _OwnHeaders(headers or {}, trust_env=not local)
+    return OTLPSpanExporter(endpoint=endpoint, session=session)
+
+
+def _silence_sdk() -> None:
+    for name in _SDK_LOGGERS:
+        logging.getLogger(name).addFilter(_REASONS)  # adding it twice does nothing
+
+
+class SpanExport(SpanProcessor):
+    """
+    A bounded batch of spans on its way to one destination.
+
+    At most `QUEUE_SIZE` spans wait; beyond that the oldest go. Every span handed in is counted as
+    exported, as lost, or as still waiting.
+    """
+
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        *,
+        destination: str,
+        queue_size: int = QUEUE_SIZE,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Start the batch's thread.
+
+        Args:
+            exporter: What sends; its failures are counted and passed over.
+            destination: What the log line calls it.
+            queue_size: Spans that may wait.
+            now: The clock of the report interval.
+        """
+        self._exporter = exporter
+        self._destination = destination
+        self._now = now
+        self._lock = threading.Lock()
+        self._received = self._exported = self._failed = 0
+        self._said: tuple[int, float] = (0, float("-inf"))
+        self._queue_size = queue_size
+        self._taken = self._overflowed = 0
+        self._batch = BatchSpanProcessor(
+            _Counted(exporter, self),
+            max_queue_size=queue_size,
+            schedule_delay_millis=SCHEDULE_DELAY * 1000,
+            max_export_batch_size=min(BATCH_SIZE, queue_size),
+        )
+
+    @property
+    def exported(self) -> int:
+        """Return how many spans the destination took."""
+        return self._exported
+
+    @property
+    def waiting(self) -> int:
+        """Return how many spans are neither exported nor lost."""
+        return self._received - self._exported - self.lost
+
+    @property
+    def lost(self) -> int:
+        """Return how many spans the destination refused or the queue could not hold."""
+        return self._failed + self._overflowed
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Do nothing: a span is sent when it ends."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue a sampled span."""
+        if not (span.context and span.context.trace_flags.sampled):
+            return
+        with self._lock:
+            self._received += 1
+            if self._received - self._taken - self._overflowed > self._queue_size:
+                self._overflowed += 1  # the batch lets go of its oldest
+        self._batch.on_end(span)
+
+    def exporting(self, spans: Sequence[ReadableSpan]) -> None:
+        """Count *spans* as taken out of the queue."""
+        with self._lock:
+            self._taken += len(spans)
+
+    def sent(self, spans: Sequence[ReadableSpan], result: SpanExportResult) -> None:
+        """Count the outcome of one batch and say what was lost, once an interval."""
+        with self._lock:
+            if result is SpanExportResult.SUCCESS:
+                self._exported += len(spans)
+            else:
+                self._failed += len(spans)
+            lost, (said, moment) = self.lost, self._said
+            if lost == said or self._now() - moment < REPORT_INTERVAL:
+                return
+            self._said = (lost, self._now())
+        fields = {"destination": self._destination, "spans": lost - said, "reason": _REASONS.take()}
+        _log.warning("telemetry.spans_lost", extra={"fields": fields})
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send what waits; the caller bounds the wait, the SDK cannot (opentelemetry#4568)."""
+        return self._batch.force_flush(timeout_millis) and not self.waiting
+
+    def shutdown(self) -> None:
+        """Send what waits and stop; `abandon()` cuts it short."""
+        self._batch.shutdown()  # type: ignore[no-untyped-call]  # the SDK's is not annotated
+
+    def abandon(self) -> None:
+        """Stop retrying: the deadline has passed."""
+        self._exporter.shutdown()
+
+
+class _Counted(SpanExporter):
+    def __init__(self, exporter: SpanExporter, export: SpanExport) -> None:
+        self._exporter = exporter
+        self._export = export
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self._export.exporting(spans)
+        try:
+            result = self._exporter.export(spans)
+        except Exception:  # an exporter's own fault is a lost batch, not a dead thread
+            result = SpanExportResult.FAILURE
+        self._export.sent(spans, result)
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+
+class OtlpLogHandler(logging.Handler):
+    """
+    Send log lines over OTLP: the event's name as body, its fields as attributes.
+
+    What the exporters themselves log stays out, or each failed export would feed the next.
+    """
+
+    def __init__(self, provider: LoggerProvider, *, service: str) -> None:
+        super().__init__()
+        self._provider = provider
+        self._service = service
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue *record*; never raises."""
+        if not is_instrumentation_enabled():
+            return
+        try:
+            fields = log_fields(record, service=self._service)
+            line = LogRecord(
+                timestamp=int(record.created * 1e9),
+                context=otel.get_current(),
+                severity_text=fields["level"],
+                severity_number=std_to_otel(record.levelno),
+                body=str(fields["event"]),
+                attributes=_attributes(fields),
+            )
+            self._provider.get_logger(record.name).emit(line)
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Detach from logging; the pipeline shuts the provider down."""
+        super().close()
+
+
+#: Fields that the OTLP record has a place of its own for.
+_PLACED: Final = frozenset(
+    {"timestamp", "level", "event", "logger", "service", "trace_id", "span_id"}
+)
+
+
+def _attributes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value if isinstance(value, (str, bool, int, float)) else str(value)
+        for key, value in fields.items()
+        if value is not None and key not in _PLACED
+    }
+
+
+def otlp_log_handler(
+    endpoint: str, *, resource: Resource, service: str
+) -> tuple[OtlpLogHandler, LoggerProvider]:
+    """Return the handler that sends log lines to the viewer at *endpoint*, and its provider."""
+    _silence_sdk()
+    exporter = OTLPLogExporter(endpoint=endpoint, session=_OwnHeaders({}, trust_env=False))
+    provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_log_record_processor(
+        BatchLogRecordProcessor(
+            exporter,
+            schedule_delay_millis=SCHEDULE_DELAY * 1000,
+            max_queue_size=QUEUE_SIZE,
+            max_export_batch_size=BATCH_SIZE,
+        )
+    )
+    return OtlpLogHandler(provider, service=service), provider

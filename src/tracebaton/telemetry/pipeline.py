@@ -1,0 +1,267 @@
+"""
+Build what a process needs to be seen, and take it down within a deadline.
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Final, Literal
+
+from opentelemetry import propagate, trace
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, Tracer
+
+from tracebaton.problems import NO_REPORTER, Reporter
+from tracebaton.propagation import Propagator
+from tracebaton.semconv import SCOPE
+from tracebaton.settings import Settings, prefer_stable_http_conventions
+from tracebaton.telemetry.enrichment import StoreSpanProcessor
+from tracebaton.telemetry.otlp import (
+    OtlpLogHandler,
+    SpanExport,
+    otlp_log_handler,
+    otlp_span_exporter,
+)
+from tracebaton.telemetry.sampling import HeadSampler
+from tracebaton.telemetry.sentry import Sentry
+
+__all__ = ["FlushReport", "Role", "Telemetry", "build", "resource_of"]
+
+Role = Literal["api", "worker"]
+
+#: Sentry's own default, so that issues of a process without the variable stay together.
+_ENVIRONMENT: Final = "production"
+
+
+@dataclass(frozen=True, slots=True)
+class FlushReport:
+    """
+    What became of the spans when telemetry was shut down.
+
+    Attributes:
+        spans_exported: Spans that a destination took, once a destination, since the start.
+        spans_dropped: Spans that one refused, that did not fit its queue, or that the deadline cut.
+        complete: Whether nothing was waiting at the end.
+    """
+
+    spans_exported: int
+    spans_dropped: int
+    complete: bool
+
+
+class Telemetry:
+    """
+    A process's tracer, propagator, reporter and log handler.
+
+    Attributes:
+        tracer_provider: OpenTelemetry's provider; one without spans where the SDK is disabled.
+        propagator: The one propagator.
+        reporter: Where failures go; `NO_REPORTER` without a DSN.
+        log_handler: Sends log lines to the viewer; None without one.
+        resource: What names this process to every backend.
+    """
+
+    def __init__(
+        self,
+        *,
+        tracer_provider: trace.TracerProvider,
+        propagator: Propagator,
+        resource: Resource,
+        exports: Iterable[SpanExport] = (),
+        sentry: Sentry | None = None,
+        logs: tuple[OtlpLogHandler, LoggerProvider] | None = None,
+    ) -> None:
+        self.tracer_provider = tracer_provider
+        self.propagator = propagator
+        self.resource = resource
+        self.reporter: Reporter = NO_REPORTER if sentry is None else sentry.reporter
+        self.log_handler = None if logs is None else logs[0]
+        self._exports = tuple(exports)
+        self._sentry = sentry
+        self._log_provider = None if logs is None else logs[1]
+        self._report: FlushReport | None = None
+
+    @property
+    def tracer(self) -> Tracer:
+        """Return the tracer of our manual spans."""
+        return self.tracer_provider.get_tracer(SCOPE)
+
+    def force_flush(self, timeout: float) -> bool:
+        """Send what has ended within *timeout* seconds and tell whether all of it left."""
+        done: list[bool] = []
+        flushes: list[Callable[[], bool]] = [export.force_flush for export in self._exports]
+        if self._sentry is not None:
+            flushes.append(partial(self._sentry.flush, timeout))
+        calls: list[Callable[[], Any]] = [
+            partial(lambda flush: done.append(flush()), flush) for flush in flushes
+        ]
+        if self._log_provider is not None:
+            calls.append(self._log_provider.force_flush)
+        return _within(timeout, calls) and all(done)
+
+    def shutdown(self, timeout: float) -> FlushReport:
+        """
+        Send what waits and stop, in *timeout* seconds whatever state the sinks are in.
+
+        All destinations are flushed at the same time; what hangs is left behind in daemon threads.
+        A second call returns the first one's report.
+        """
+        if self._report is None:
+            self._report = self._shut_down(timeout)
+        return self._report
+
+    def _shut_down(self, timeout: float) -> FlushReport:
+        sent: list[tuple[int, int, bool]] = []
+        calls: list[Callable[[], Any]] = [export.shutdown for export in self._exports]
+        if self._sentry is not None:
+            shutdown = self._sentry.shutdown
+            calls.append(lambda: sent.append(shutdown(timeout)))
+        if self._log_provider is not None:
+            calls.append(self._log_provider.shutdown)
+        complete = _within(timeout, calls)
+        for export in self._exports:
+            export.abandon()
+        waiting = sum(export.waiting for export in self._exports)
+        return FlushReport(
+            spans_exported=sum(e.exported for e in self._exports) + sum(s[0] for s in sent),
+            spans_dropped=sum(e.lost for e in self._exports) + waiting + sum(s[1] for s in sent),
+            complete=complete and not waiting and all(s[2] for s in sent),
+        )
+
+
+def _within(timeout: float, calls: Iterable[Callable[[], Any]]) -> bool:
+    """Run *calls* at the same time and tell whether all returned in *timeout* seconds."""
+    deadline = time.monotonic() + timeout
+    # Daemon threads: the SDK's flush and shutdown know no deadline (opentelemetry-python#4568).
+    threads = [threading.Thread(target=call, daemon=True, name="tracebaton-stop") for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
+
+
+def build(settings: Settings, *, role: Role, install: bool = True) -> Telemetry:
+    """
+    Return the telemetry that *settings* ask for.
+
+    Args:
+        settings: Which sinks, which rate, whom to trust.
+        role: Names the service where ``OTEL_SERVICE_NAME`` does not.
+        install: Make provider and propagator OpenTelemetry's global ones. The provider is global
+            once a process; a second call keeps the first one's and works beside it.
+
+    Raises:
+        ConfigurationError: This sentry-sdk cannot do what ``TRACEBATON_SENTRY_MODE`` needs.
+    """
+    prefer_stable_http_conventions()
+    resource = resource_of(settings, role=role)
+    sentry = _sentry(settings, resource) if settings.sentry_dsn else None
+    propagator = Propagator(
+        trust_baggage=settings.trust_baggage,
+        propagate_baggage_to=settings.propagate_baggage_to,
+        sentry=None if sentry is None else sentry.members,
+    )
+    telemetry = (
+        Telemetry(
+            tracer_provider=NoOpTracerProvider(),
+            propagator=propagator,
+            resource=resource,
+            sentry=sentry,
+        )
+        if settings.otel_sdk_disabled
+        else _enabled(settings, resource, propagator, sentry)
+    )
+    if install:
+        _install(telemetry)
+    return telemetry
+
+
+def _sentry(settings: Settings, resource: Resource) -> Sentry:
+    number = str(resource.attributes["service.version"])
+    return Sentry(
+        settings,
+        release=settings.sentry_release or f"tracebaton@{number}",
+        environment=str(resource.attributes["deployment.environment.name"]),
+    )
+
+
+def _enabled(
+    settings: Settings, resource: Resource, propagator: Propagator, sentry: Sentry | None
+) -> Telemetry:
+    provider = TracerProvider(
+        sampler=HeadSampler(settings.sample_rate, trust_sampling=settings.trust_sampling),
+        resource=resource,
+        shutdown_on_exit=False,  # its hook at exit has no deadline
+    )
+    provider.add_span_processor(StoreSpanProcessor())
+    if sentry is not None and sentry.processor is not None:
+        provider.add_span_processor(sentry.processor)
+    exports = list(_exports(settings, sentry))
+    for export in exports:
+        provider.add_span_processor(export)
+    service = str(resource.attributes["service.name"])
+    logs = (
+        otlp_log_handler(_signal(settings.viewer_url, "logs"), resource=resource, service=service)
+        if settings.viewer_url
+        else None
+    )
+    return Telemetry(
+        tracer_provider=provider,
+        propagator=propagator,
+        resource=resource,
+        exports=exports,
+        sentry=sentry,
+        logs=logs,
+    )
+
+
+def _exports(settings: Settings, sentry: Sentry | None) -> Iterable[SpanExport]:
+    if settings.otlp_traces_endpoint or settings.otlp_endpoint:
+        endpoint = settings.otlp_traces_endpoint or _signal(settings.otlp_endpoint or "", "traces")
+        yield SpanExport(otlp_span_exporter(endpoint), destination="otlp")
+    if settings.viewer_url:
+        endpoint = _signal(settings.viewer_url, "traces")
+        yield SpanExport(otlp_span_exporter(endpoint, local=True), destination="viewer")
+    if sentry is not None and sentry.otlp is not None:
+        endpoint, headers = sentry.otlp
+        yield SpanExport(otlp_span_exporter(endpoint, headers=headers), destination="sentry")
+
+
+def _signal(base: str, signal: str) -> str:
+    return f"{base.rstrip('/')}/v1/{signal}"
+
+
+def resource_of(settings: Settings, *, role: Role) -> Resource:
+    """
+    Return what names this process: our defaults, over them ``OTEL_RESOURCE_ATTRIBUTES``, over
+    those the variables of their own.
+    """
+    defaults = {
+        "service.name": f"tracebaton-{role}",
+        "service.version": version("tracebaton"),
+        "service.instance.id": str(uuid.uuid4()),
+        "deployment.environment.name": _ENVIRONMENT,
+    }
+    named = {
+        "service.name": settings.otel_service_name,
+        "service.version": settings.sentry_release,
+        "deployment.environment.name": settings.sentry_environment,
+    }
+    return Resource.create(
+        defaults
+        | dict(OTELResourceDetector().detect().attributes)
+        | {key: value for key, value in named.items() if value}
+    )
+
+
+def _install(telemetry: Telemetry) -> None:
+    if isinstance(trace.get_tracer_provider(), ProxyTracerProvider):
+        trace.set_tracer_provider(telemetry.tracer_provider)
+    propagate.set_global_textmap(telemetry.propagator)

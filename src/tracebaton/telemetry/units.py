@@ -1,0 +1,163 @@
+"""
+Ended spans, gathered under the local root they belong to.
+
+Sentry takes a request's or message's spans as one transaction, so they wait here until their root
+ends. The tree is held together by the spans themselves: a node lives as long as its span object, so
+a span that is never ended costs nothing once it is forgotten, and one that is open for hours loses
+nothing.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+
+from tracebaton.propagation import incoming_sentry_members
+
+__all__ = ["Ended", "Node", "Unit", "UnitCollector"]
+
+Scope = TypeVar("Scope")
+
+
+class Ended(NamedTuple):
+    """A span that has ended, and the thread that started it."""
+
+    span: ReadableSpan
+    thread_id: int
+    thread_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unit(Generic[Scope]):
+    """
+    A local root with all that ended below it.
+
+    Attributes:
+        root: The SERVER or process span; or a span that ended after its root did.
+        spans: Its descendants, in the order they ended.
+        scope: What the owner captured when the root started.
+        node: The root's node, which holds the dynamic sampling context.
+    """
+
+    root: Ended
+    spans: list[Ended]
+    scope: Scope
+    node: "Node[Scope]"
+
+
+class Node(Generic[Scope]):
+    """An open span, or an ended one that somebody still holds."""
+
+    __slots__ = (
+        "__weakref__",
+        "ended",
+        "incoming",
+        "members",
+        "parent",
+        "scope",
+        "span",
+        "spans",
+        "thread",
+    )
+
+    def __init__(
+        self,
+        span: Span,
+        *,
+        parent: "Node[Scope] | None",
+        scope: Scope,
+        incoming: tuple[tuple[str, str], ...],
+        forget: Callable[[object], object],
+    ) -> None:
+        self.span = weakref.ref(span, forget)
+        self.parent = parent
+        self.scope = scope
+        self.incoming = incoming
+        #: The dynamic sampling context, frozen by whoever needs it first.
+        self.members: tuple[tuple[str, str], ...] = ()
+        self.spans: list[Ended] = []
+        self.ended = False
+        thread = threading.current_thread()
+        self.thread = (thread.ident or 0, thread.name)
+
+    @property
+    def root(self) -> "Node[Scope]":
+        """Return the local root's node."""
+        node = self
+        while node.parent is not None:
+            node = node.parent
+        return node
+
+    def open_ancestor(self) -> "Node[Scope] | None":
+        """Return the nearest ancestor that has not ended."""
+        node = self.parent
+        while node is not None and node.ended:
+            node = node.parent
+        return node
+
+
+class UnitCollector(SpanProcessor, Generic[Scope]):
+    """Gather ended spans and hand each finished `Unit` to *submit*."""
+
+    def __init__(
+        self,
+        *,
+        capture: Callable[[], Scope],
+        submit: Callable[[Unit[Scope]], object],
+        ignore: Callable[[ReadableSpan], bool] = lambda span: False,
+    ) -> None:
+        """
+        Set both ends.
+
+        Args:
+            capture: Called when a local root starts, in its thread.
+            submit: Called when it ends; has to be quick, the request is waiting.
+            ignore: Spans that are not gathered, such as those of the exporter's own calls.
+        """
+        self._capture = capture
+        self._submit = submit
+        self._ignore = ignore
+        self._nodes: dict[int, Node[Scope]] = {}
+
+    def __len__(self) -> int:
+        """Return how many spans are open or still held by somebody."""
+        return len(self._nodes)
+
+    def node(self, span_id: int) -> Node[Scope] | None:
+        """Return the node of a local span, None for a remote or forgotten one."""
+        return self._nodes.get(span_id)
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Put *span* under its local parent."""
+        here = span.get_span_context()
+        if not here.trace_flags.sampled or self._ignore(span):
+            return
+        above = trace.get_current_span(parent_context).get_span_context()
+        parent = self._nodes.get(above.span_id) if above.is_valid else None
+        nodes, key = self._nodes, here.span_id
+        nodes[key] = Node(
+            span,
+            parent=parent,
+            scope=self._capture() if parent is None else parent.scope,
+            incoming=incoming_sentry_members(parent_context) if parent is None else parent.incoming,
+            forget=lambda _: nodes.pop(key, None),
+        )
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Hand *span* and what ended below it to the nearest open ancestor, or submit it."""
+        node = self._nodes.get(span.context.span_id) if span.context else None
+        if node is None:
+            return
+        node.ended = True
+        ended = Ended(span, *node.thread)
+        above, below = node.open_ancestor(), node.spans
+        node.spans = []
+        if above is None:
+            self._submit(Unit(ended, below, node.scope, node))
+        else:
+            above.spans += (*below, ended)
