@@ -1,0 +1,156 @@
+"""A real Jaeger v2 on loopback, with memory storage and free ports. Build it with scripts/jaeger."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+_CONFIG = """
+service:
+  extensions: [jaeger_storage, jaeger_query, healthcheckv2]
+  telemetry: {{logs: {{level: warn}}, metrics: {{level: none}}}}
+  pipelines:
+    traces: {{receivers: [otlp], processors: [batch], exporters: [jaeger_storage_exporter]}}
+extensions:
+  healthcheckv2: {{use_v2: true, http: {{endpoint: "127.0.0.1:{health}"}}}}
+  jaeger_storage: {{backends: {{memory: {{memory: {{max_traces: 100000}}}}}}}}
+  jaeger_query:
+    storage: {{traces: memory}}
+    http: {{endpoint: "127.0.0.1:{query}"}}
+    grpc: {{endpoint: "127.0.0.1:{grpc}"}}
+receivers:
+  otlp: {{protocols: {{http: {{endpoint: "127.0.0.1:{otlp}"}}}}}}
+processors:
+  batch: {{timeout: 50ms}}
+exporters:
+  jaeger_storage_exporter: {{trace_storage: memory}}
+"""
+
+
+def jaeger_binary() -> Path | None:
+    """Return the Jaeger to run, None where there is none."""
+    built = ROOT / ".tools" / "jaeger"
+    found = str(built) if built.exists() else shutil.which("jaeger")
+    return Path(found) if found else None
+
+
+class Jaeger:
+    """
+    A running Jaeger.
+
+    Attributes:
+        otlp: What ``OTEL_EXPORTER_OTLP_ENDPOINT`` has to be.
+        query: The base URL of its query API.
+    """
+
+    def __init__(self, *, otlp_port: int, query_port: int) -> None:
+        self.otlp = f"http://127.0.0.1:{otlp_port}"
+        self.query = f"http://127.0.0.1:{query_port}"
+
+    def spans(self, trace_id: str) -> list[dict[str, Any]]:
+        """
+        Return the spans of a trace as OTLP JSON, none while Jaeger does not know it.
+
+        Each has ``service`` beside OTLP's own fields, and ``attributes`` as a plain mapping.
+        """
+        try:
+            answer = _json(f"{self.query}/api/v3/traces/{trace_id}")
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return []
+            raise
+        return [
+            span
+            | {
+                "service": _plain(resource["resource"]["attributes"])["service.name"],
+                "attributes": _plain(span.get("attributes", ())),
+            }
+            for resource in answer["result"]["resourceSpans"]
+            for scope in resource["scopeSpans"]
+            for span in scope["spans"]
+        ]
+
+    def trace(
+        self,
+        trace_id: str,
+        *,
+        until: Callable[[list[dict[str, Any]]], bool] = bool,
+        timeout: float = 10.0,
+    ) -> list[dict[str, Any]]:
+        """Return the spans of a trace as soon as *until* holds for them, oldest first."""
+        deadline = time.monotonic() + timeout
+        while not until(spans := self.spans(trace_id)):
+            if time.monotonic() > deadline:
+                names = [span["name"] for span in spans]
+                raise AssertionError(f"trace {trace_id} not whole in {timeout} s, has {names}")
+            time.sleep(0.05)  # a poll of another process, bounded by the deadline
+        return sorted(spans, key=lambda span: int(span["startTimeUnixNano"]))
+
+
+def _plain(attributes: Any) -> dict[str, Any]:
+    return {item["key"]: _value(item["value"]) for item in attributes}
+
+
+def _value(value: dict[str, Any]) -> Any:
+    (kind, inner), *_ = value.items()
+    if kind == "arrayValue":
+        return [_value(item) for item in inner.get("values", ())]
+    return int(inner) if kind == "intValue" else inner
+
+
+def _json(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return json.load(answer)
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@contextmanager
+def running_jaeger(folder: Path) -> Iterator[Jaeger]:
+    """Run Jaeger for the length of a ``with`` block; its config and log go to *folder*."""
+    binary = jaeger_binary()
+    assert binary is not None
+    otlp, query, grpc, health = _free_ports(4)
+    config = folder / "jaeger.yaml"
+    config.write_text(_CONFIG.format(otlp=otlp, query=query, grpc=grpc, health=health))
+    log = folder / "jaeger.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(binary), "--config", str(config)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={"PATH": os.environ.get("PATH", ""), "HOME": str(folder)},
+        )
+    try:
+        _wait_until_healthy(process, health, log)
+        yield Jaeger(otlp_port=otlp, query_port=query)
+    finally:
+        process.kill()  # all is in memory, and a polite stop waits for idle connections
+        process.wait()
+
+
+def _wait_until_healthy(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if _json(f"http://127.0.0.1:{port}/status")["healthy"]:
+                return
+        except OSError:
+            time.sleep(0.05)  # a poll of another process, bounded by the deadline
+    raise AssertionError(f"Jaeger did not start: {log.read_text()[-2000:]}")
