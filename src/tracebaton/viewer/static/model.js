@@ -1,0 +1,158 @@
+// A trace as OTLP JSON becomes a tree whose times are microseconds since the trace began.
+// Nanoseconds since 1970 are beyond 2^53, so they are subtracted as BigInt before they are numbers.
+
+const SERVER = 2, PRODUCER = 4, CONSUMER = 5;
+const KINDS = ["unspecified", "internal", "server", "client", "producer", "consumer"];
+const ERROR = 2;
+const QUEUE = {
+  delay: "tracebaton.queue.delay_ms",
+  backlog: "tracebaton.queue.backlog_ms",
+  prefetch: "tracebaton.queue.prefetch_ms",
+};
+
+export function buildTrace(otlp) {
+  const spans = [...flatten(otlp)];
+  const zero = spans.reduce((least, span) => (span.startNs < least ? span.startNs : least), spans[0].startNs);
+  for (const span of spans) {
+    span.start = micros(span.startNs - zero);
+    span.end = Math.max(span.start, micros(span.endNs - zero));
+    span.duration = span.end - span.start;
+    for (const event of span.events) event.at = micros(event.timeNs - zero);
+  }
+  const byId = new Map(spans.map((span) => [span.id, span]));
+  const ordered = arrange(spans, byId);
+  for (const span of ordered) span.wait = span.kindNumber === CONSUMER ? waitOf(span, byId) : null;
+  const begin = ordered.reduce((least, span) => Math.min(least, span.wait?.from ?? 0), 0);
+  const total = ordered.reduce((most, span) => Math.max(most, span.end), 1) - begin;
+  return { spans: ordered, byId, zero, begin, total, services: [...new Set(ordered.map((span) => span.service))] };
+}
+
+function* flatten(otlp) {
+  for (const group of otlp.resourceSpans ?? []) {
+    const resource = attributes(group.resource?.attributes);
+    const service = text(resource.get("service.name")) || "unknown_service";
+    for (const scoped of group.scopeSpans ?? []) {
+      for (const raw of scoped.spans ?? []) yield readSpan(raw, service, resource, scoped.scope ?? {});
+    }
+  }
+}
+
+function readSpan(raw, service, resource, scope) {
+  const events = (raw.events ?? []).map((event) => ({
+    name: event.name ?? "",
+    timeNs: BigInt(event.timeUnixNano ?? 0),
+    attributes: attributes(event.attributes),
+  }));
+  return {
+    id: raw.spanId,
+    parentId: raw.parentSpanId ?? "",
+    traceId: raw.traceId,
+    name: raw.name ?? "",
+    kindNumber: raw.kind ?? 0,
+    kind: KINDS[raw.kind ?? 0] ?? String(raw.kind),
+    startNs: BigInt(raw.startTimeUnixNano ?? 0),
+    endNs: BigInt(raw.endTimeUnixNano ?? 0),
+    attributes: attributes(raw.attributes),
+    events,
+    exceptions: events.filter((event) => event.name === "exception"),
+    links: (raw.links ?? []).map((link) => ({
+      traceId: link.traceId, spanId: link.spanId, attributes: attributes(link.attributes),
+    })),
+    failed: raw.status?.code === ERROR,
+    statusMessage: raw.status?.message ?? "",
+    service, resource, scope,
+  };
+}
+
+// Depth first, children by start. A span whose parent is not here starts a tree of its own and says
+// so; parents that run in a circle are cut where the circle began.
+function arrange(spans, byId) {
+  const children = new Map();
+  const roots = [];
+  spans.sort((a, b) => a.start - b.start || (a.id < b.id ? -1 : 1));
+  for (const span of spans) {
+    span.orphan = span.parentId !== "" && !byId.has(span.parentId);
+    if (span.parentId === "" || span.orphan) roots.push(span);
+    else if (children.has(span.parentId)) children.get(span.parentId).push(span);
+    else children.set(span.parentId, [span]);
+  }
+  const ordered = [];
+  const seen = new Set();
+  const walk = (root) => {
+    const stack = [[root, 0]];
+    while (stack.length) {
+      const [span, depth] = stack.pop();
+      if (seen.has(span)) continue;
+      seen.add(span);
+      span.depth = depth;
+      span.children = (children.get(span.id) ?? []).filter((child) => !seen.has(child));
+      ordered.push(span);
+      for (let index = span.children.length - 1; index >= 0; index--) stack.push([span.children[index], depth + 1]);
+    }
+  };
+  roots.forEach(walk);
+  for (const span of spans) {
+    if (!seen.has(span)) {
+      span.orphan = true;
+      walk(span);
+    }
+  }
+  return ordered;
+}
+
+// From the end of the send span (or of the attempt before) to the start of this one. The worker's own
+// measures are better than two clocks: they give the label, and the place where no send span is here.
+function waitOf(span, byId) {
+  const parts = Object.entries(QUEUE)
+    .map(([name, key]) => ({ name, us: Number(span.attributes.get(key) ?? 0) * 1000 }))
+    .filter((part) => part.us > 0);
+  const measured = parts.reduce((sum, part) => sum + part.us, 0);
+  const sender = [span.parentId, ...span.links.map((link) => link.spanId)]
+    .map((id) => byId.get(id))
+    .find((candidate) => candidate?.kindNumber === PRODUCER);
+  const before = (sender?.children ?? [])
+    .filter((other) => other.kindNumber === CONSUMER && other !== span && other.end <= span.start)
+    .reduce((latest, other) => Math.max(latest, other.end), sender?.end ?? span.start - measured);
+  const from = Math.min(before, span.start);
+  const us = measured || span.start - from;
+  return us > 0 ? { from: from === span.start ? span.start - measured : from, us, parts } : null;
+}
+
+export function rowsOf(trace, folded) {
+  const rows = [];
+  let hiddenBelow = Infinity;
+  for (const span of trace.spans) {
+    if (span.depth > hiddenBelow) continue;
+    hiddenBelow = folded.has(span.id) && span.children.length ? span.depth : Infinity;
+    rows.push(span);
+  }
+  return rows;
+}
+
+export function attributes(list) {
+  return new Map((list ?? []).map((item) => [item.key, plain(item.value ?? {})]));
+}
+
+function plain(value) {
+  const [kind] = Object.keys(value);
+  if (kind === "arrayValue") return (value.arrayValue.values ?? []).map(plain);
+  if (kind === "kvlistValue") return Object.fromEntries(attributes(value.kvlistValue.values));
+  return kind === undefined ? null : value[kind];
+}
+
+export function text(value) {
+  if (value === undefined || value === null) return "";
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
+export function lineOffset(line, trace) {
+  const [, whole, fraction] = /^(.*:\d\d)(?:\.(\d+))?Z$/.exec(line.timestamp);
+  const us = BigInt(Date.parse(`${whole}Z`)) * 1000n + BigInt((fraction ?? "").padEnd(6, "0").slice(0, 6));
+  return Number(us - trace.zero / 1000n);
+}
+
+function micros(ns) {
+  return Number(ns) / 1000;
+}
+
+export const isEntry = (span) => [SERVER, PRODUCER, CONSUMER].includes(span.kindNumber);
