@@ -11,7 +11,7 @@ and `inject_message()` are for the queue.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 
 from opentelemetry import baggage, trace
@@ -69,8 +69,10 @@ _BAGGAGE_MEMBERS = 180
 
 _SENTRY_KEY = otel.create_key("tracebaton-sentry-members")
 _FOREIGN_KEY = otel.create_key("tracebaton-foreign-members")
-_TRUSTED_KEY = otel.create_key("tracebaton-trusted-parent")
-_UNDECIDED_KEY = otel.create_key("tracebaton-undecided-parent")
+_DECISION_KEY = otel.create_key("tracebaton-parent-decision")
+
+#: Whose sampling decision the remote parent carries: ours, an outsider's, or none.
+_Decision = Literal["queue", "outsider", "open"]
 
 
 class SentryMembers(Protocol):
@@ -114,8 +116,7 @@ class MessageContext:
 
 class _Parent(NamedTuple):
     span: SpanContext
-    #: Whether the parent says anything about sampling; a ``sentry-trace`` may leave it open.
-    decided: bool
+    decided: bool  # a sentry-trace may leave the sampling decision open
 
 
 class Propagator(TextMapPropagator):
@@ -167,7 +168,7 @@ class Propagator(TextMapPropagator):
             return base
         parent = _parent(traceparent, sentry_trace, tracestate)
         if parent is not None:
-            base = _with_parent(base, parent)
+            base = _with_parent(base, parent.span, "outsider" if parent.decided else "open")
         members = parse_baggage(header)
         if self._are_ours(members) and not _is_stale(parent, sentry_trace):
             base = _with_sentry(base, members)
@@ -226,9 +227,9 @@ class Propagator(TextMapPropagator):
         members = parse_baggage(header)
         context = Context()
         if parent is not None:
-            context = _trusted(_with_parent(context, parent))
+            context = _with_parent(context, parent.span, "queue" if parent.decided else "open")
         elif (span := parse_aws_trace_header(aws_trace_header)) is not None:
-            context = _with_parent(context, _Parent(span, decided=False))
+            context = _with_parent(context, span, "open")
         if (own and self._sentry is None) or self._are_ours(members):
             context = _with_sentry(context, members)
         passing = [m for m in members if (own or m.key in self._trust_baggage) and _is_foreign(m)]
@@ -264,12 +265,12 @@ class Propagator(TextMapPropagator):
 
 def trusted_parent(context: Context | None) -> bool:
     """Tell whether the remote parent in *context* came by the queue, so its decision is ours."""
-    return otel.get_value(_TRUSTED_KEY, context) is True
+    return otel.get_value(_DECISION_KEY, context) == "queue"
 
 
 def undecided_parent(context: Context | None) -> bool:
     """Tell whether the remote parent in *context* left the sampling decision open."""
-    return otel.get_value(_UNDECIDED_KEY, context) is True
+    return otel.get_value(_DECISION_KEY, context) == "open"
 
 
 def incoming_sentry_members(context: Context | None) -> tuple[tuple[str, str], ...]:
@@ -296,13 +297,9 @@ def _is_stale(parent: _Parent | None, sentry_trace: Sequence[str]) -> bool:
     return sentry is not None and parent is not None and sentry[0].trace_id != parent.span.trace_id
 
 
-def _with_parent(context: Context, parent: _Parent) -> Context:
-    context = trace.set_span_in_context(NonRecordingSpan(parent.span), context)
-    return context if parent.decided else otel.set_value(_UNDECIDED_KEY, True, context)
-
-
-def _trusted(context: Context) -> Context:
-    return otel.set_value(_TRUSTED_KEY, True, context)
+def _with_parent(context: Context, span: SpanContext, decision: _Decision) -> Context:
+    context = trace.set_span_in_context(NonRecordingSpan(span), context)
+    return otel.set_value(_DECISION_KEY, decision, context)
 
 
 def _with_sentry(context: Context, members: Iterable[Member]) -> Context:

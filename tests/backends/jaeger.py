@@ -1,4 +1,4 @@
-"""A real Jaeger v2 on loopback, with memory storage and free ports. Build it with scripts/jaeger."""
+"""A real Jaeger v2 on loopback, memory storage, free ports; scripts/jaeger builds it."""
 
 import json
 import os

@@ -18,14 +18,18 @@ def test_api_and_worker_are_one_trace_in_jaeger(jaeger: Jaeger) -> None:
     worker = build(settings, role="worker", install=False)
 
     with entered(RequestStore(user_id="u-1"), api.propagator.extract({})):
-        with api.tracer.start_as_current_span("POST /v1/jobs", kind=SpanKind.SERVER) as server:
-            with api.tracer.start_as_current_span("send jobs", kind=SpanKind.PRODUCER):
-                carrier = api.propagator.inject_message()
+        with (
+            api.tracer.start_as_current_span("POST /v1/jobs", kind=SpanKind.SERVER) as server,
+            api.tracer.start_as_current_span("send jobs", kind=SpanKind.PRODUCER),
+        ):
+            carrier = api.propagator.inject_message()
         correlation_id = current().correlation_id
     message = worker.propagator.extract_message(carrier)
-    with entered(RequestStore(**message.fields), message.context):
-        with worker.tracer.start_as_current_span("process jobs", kind=SpanKind.CONSUMER):
-            pass
+    with (
+        entered(RequestStore(**message.fields), message.context),
+        worker.tracer.start_as_current_span("process jobs", kind=SpanKind.CONSUMER),
+    ):
+        pass
     reports = [api.shutdown(10), worker.shutdown(10)]
     trace_id = f"{server.get_span_context().trace_id:032x}"
     spans = jaeger.trace(trace_id, until=lambda found: len(found) == 3)
