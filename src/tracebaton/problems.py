@@ -7,7 +7,7 @@ so that the five never tell different stories.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -138,13 +138,26 @@ def problem(
 
 
 def record(exc: BaseException, outcome: Outcome, span: Span | None = None) -> None:
-    """Put *exc* on *span*, the current one by default: status, ``error.type``, the exception."""
+    """
+    Put *exc* on *span*, the current one by default: status, ``error.type``, the exception.
+
+    An exception that crosses nested spans marks each as failed, but is recorded on the innermost
+    only. A cached exception object that is raised again in another trace is recorded there.
+    """
     span = span or trace.get_current_span()
     if not span.is_recording():
         return
     span.set_attribute(ERROR_TYPE, outcome.error_type)
     span.set_status(Status(StatusCode.ERROR, outcome.code))
+    trace_id = span.get_span_context().trace_id
+    if getattr(exc, _RECORDED, None) == trace_id:
+        return
+    with suppress(AttributeError, TypeError):  # an exception with slots cannot be marked
+        setattr(exc, _RECORDED, trace_id)
     span.record_exception(exc)
+
+
+_RECORDED = "_tracebaton_recorded_in"
 
 
 class Reporter(Protocol):

@@ -107,3 +107,12 @@ SCOPE: Final = "tracebaton"
 
 #: Paths that have neither spans nor metrics nor access-log lines.
 QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})
+
+# Generative AI, for the chat example's call to a model.
+GEN_AI_OPERATION: Final = "gen_ai.operation.name"
+GEN_AI_PROVIDER: Final = "gen_ai.provider.name"
+GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
+GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+GEN_AI_CONVERSATION_ID: Final = "gen_ai.conversation.id"

@@ -1,6 +1,6 @@
 """
-The producer: a task is saved, its message carries the request's trace and store, and one answer says
-whether both happened.
+The producer: a task is saved, its message carries the request's trace and store, and one answer
+says whether both happened.
 """
 
 import logging

@@ -74,7 +74,7 @@ MESSAGE_LIMIT = 1024 * 1024
 
 
 class Queue:
-    """One queue, by URL or by name; what SQS says about it is asked once, when it is first needed."""
+    """One queue, by URL or by name; what SQS knows of it is asked when it is first needed."""
 
     def __init__(self, sqs: "Sqs", *, url: str | None = None, name: str | None = None) -> None:
         self._sqs = sqs

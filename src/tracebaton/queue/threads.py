@@ -35,7 +35,11 @@ class HandlerThreads:
             thread = threading.Thread(target=self._serve, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._size += 1  # its thread is busy with a discarded job: let another take its place
+            raise
 
     def close(self) -> None:
         """Let idle threads end; a busy one ends after its job."""
