@@ -1,0 +1,11 @@
+"""
+An SQS on loopback, for home and for tests: part of the base install, nothing to set up.
+
+``queues`` holds the semantics as pure code on a clock that a test can move, ``wire`` speaks the
+AWS JSON protocol, ``server`` listens. Where emulators differ, AWS's documentation decides.
+"""
+
+from tracebaton.local.clock import Clock, ManualClock, SystemClock
+from tracebaton.local.server import LocalSqs, LocalSqsThread
+
+__all__ = ["Clock", "LocalSqs", "LocalSqsThread", "ManualClock", "SystemClock"]

@@ -1,0 +1,93 @@
+"""The order in which visible messages, and the receives that wait for them, get their turn."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tracebaton.local.message import Message
+from tracebaton.local.refusal import Refusal
+from tracebaton.local.timetable import Timetable
+
+__all__ = ["Line", "Poll", "Polls"]
+
+
+class Line:
+    """The visible messages of a standard queue, first come, first out."""
+
+    __slots__ = ("_messages",)
+
+    def __init__(self) -> None:
+        # Linked, unlike a dict: taking the first stays O(1) after many were taken.
+        self._messages: OrderedDict[str, Message] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def push(self, message: Message) -> None:
+        """Put *message* at the end."""
+        self._messages[message.id] = message
+
+    def pop(self) -> Message:
+        """Take out and return the first message."""
+        return self._messages.popitem(last=False)[1]
+
+    def discard(self, message: Message) -> None:
+        """Take *message* out if it is in."""
+        self._messages.pop(message.id, None)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Poll:
+    """
+    A receive that waits.
+
+    Attributes:
+        alive: Says whether the client is still there; asked before a message is handed out.
+        finish: Called once with what was received, which may be nothing. It must not call back
+            into the queue.
+        refuse: Called instead of *finish* when the queue is deleted.
+    """
+
+    most: int
+    visibility: int
+    alive: Callable[[], bool]
+    finish: Callable[[list[Message]], None]
+    refuse: Callable[[Refusal], None]
+
+
+class Polls:
+    """The polls that wait on a queue, first come, first served."""
+
+    __slots__ = ("_ends", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[Poll, None] = OrderedDict()
+        self._ends: Timetable[Poll] = Timetable()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, poll: Poll, end: float) -> None:
+        """Let *poll* wait until *end*."""
+        self._waiting[poll] = None
+        self._ends.set(poll, end)
+
+    def first(self) -> Poll:
+        """Return the poll that waits longest."""
+        return next(iter(self._waiting))
+
+    def discard(self, poll: Poll) -> None:
+        """Take *poll* out if it is in."""
+        self._waiting.pop(poll, None)
+        self._ends.discard(poll)
+
+    def due(self) -> float | None:
+        """Return when the next wait is over."""
+        return self._ends.due()
+
+    def pop_ended(self, now: float) -> Poll | None:
+        """Take out and return a poll whose wait is over at *now*."""
+        poll = self._ends.pop(now)
+        if poll is not None:
+            del self._waiting[poll]
+        return poll

@@ -1,0 +1,305 @@
+"""
+One queue: visibility, receipt handles, delays, retention, redrive and long polls.
+
+Pure and synchronous: time comes from a clock, waiting is a callback, and no call looks at more
+messages than it hands out, moves or forgets, however many the queue holds.
+"""
+
+import secrets
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from tracebaton.local.clock import Clock
+from tracebaton.local.line import Line, Poll, Polls
+from tracebaton.local.message import Content, Message
+from tracebaton.local.queue_attributes import QueueAttributes
+from tracebaton.local.refusal import Refusal, invalid
+from tracebaton.local.timetable import Alarms, Timetable
+
+__all__ = ["IN_FLIGHT_LIMIT", "Counters", "Queue"]
+
+#: Messages of a standard queue that may be in flight at once.
+IN_FLIGHT_LIMIT: Final = 120_000
+#: Seconds a message may stay invisible in all, counted from its receive.
+_LONGEST_VISIBILITY: Final = 43_200
+#: Seconds between two purges of a queue.
+_PURGE_INTERVAL: Final = 60
+
+
+@dataclass(slots=True)
+class Counters:
+    """
+    What happened to the messages of a queue, so that a test can account for each one.
+
+    ``sent + moved_in`` always equals ``deleted + expired + purged + moved_out`` plus what the
+    queue holds.
+    """
+
+    sent: int = 0
+    received: int = 0
+    redelivered: int = 0
+    deleted: int = 0
+    expired: int = 0
+    purged: int = 0
+    moved_in: int = 0
+    moved_out: int = 0
+    empty_receives: int = 0
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Queue:
+    """
+    A standard queue.
+
+    Attributes:
+        find: Returns the queue of an ARN: where a redrive policy moves a message.
+        line: The order in which visible messages are handed out.
+    """
+
+    name: str
+    arn: str
+    attributes: QueueAttributes
+    clock: Clock
+    alarms: Alarms
+    find: Callable[[str], "Queue | None"]
+    in_flight_limit: int = IN_FLIGHT_LIMIT
+    line: Line = field(default_factory=Line)
+    tags: dict[str, str] = field(default_factory=dict)
+    counters: Counters = field(default_factory=Counters)
+    created_at: int = field(init=False)
+    modified_at: int = field(init=False)
+    _token: str = field(init=False)
+    _messages: dict[str, Message] = field(init=False, default_factory=dict)
+    _delayed: Timetable[Message] = field(init=False, default_factory=Timetable)
+    _in_flight: Timetable[Message] = field(init=False, default_factory=Timetable)
+    _ages: Timetable[Message] = field(init=False, default_factory=Timetable)
+    _polls: Polls = field(init=False, default_factory=Polls)
+    _purged: float | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.created_at = self.modified_at = int(self.clock.wall())
+        # Part of every handle: one of another queue, or of an earlier one of this name, is refused.
+        self._token = secrets.token_hex(8)
+
+    def counts(self) -> Mapping[str, int]:
+        """Return how many messages are visible, in flight and delayed."""
+        self._catch_up()
+        return {
+            "visible": len(self.line),
+            "in_flight": len(self._in_flight),
+            "delayed": len(self._delayed),
+        }
+
+    def change(self, given: Mapping[str, str]) -> None:
+        """Set the attributes in *given*; a delay or a timeout that runs already stays as it is."""
+        self.attributes = self.attributes.changed(given)
+        self.modified_at = int(self.clock.wall())
+
+    def send(self, content: Content, delay: int | None = None) -> Message:
+        """Add a message and return it; *delay* seconds beat the delay of the queue."""
+        self._catch_up()
+        message = Message(
+            id=str(uuid.uuid4()),
+            content=content,
+            sent=self.clock.monotonic(),
+            sent_at=int(self.clock.wall() * 1000),
+        )
+        self.counters.sent += 1
+        self._add(message, self.attributes.delay_seconds if delay is None else delay)
+        return message
+
+    def receive(self, most: int, visibility: int) -> list[Message]:
+        """Hand out up to *most* messages and hide them for *visibility* seconds."""
+        self._catch_up()
+        messages = self._take(most, visibility)
+        if not messages and self.full:
+            text = f"Too many messages in flight: {len(self._in_flight)}."
+            raise Refusal("OverLimit", text)
+        self.counters.empty_receives += not messages
+        self._set_alarm()
+        return messages
+
+    @property
+    def full(self) -> bool:
+        """Return whether no more messages may be in flight."""
+        return len(self._in_flight) >= self.in_flight_limit
+
+    def park(self, poll: Poll, seconds: float) -> None:
+        """Let *poll* wait for messages, up to *seconds*."""
+        self._polls.add(poll, self.clock.monotonic() + seconds)
+        self.tick()
+
+    def unpark(self, poll: Poll) -> None:
+        """Forget *poll* without an answer; it may have been answered already."""
+        self._polls.discard(poll)
+        self._set_alarm()
+
+    def delete(self, handle: str) -> None:
+        """Delete the message of *handle*; one that is gone already is no error."""
+        self._catch_up()
+        message = self._held(handle)
+        if message is not None:
+            self._remove(message)
+            self.counters.deleted += 1
+            self.tick()  # a queue full of messages in flight has room again
+
+    def change_visibility(self, handle: str, seconds: int) -> None:
+        """Hide the message of *handle* for *seconds* from now; 0 makes it visible."""
+        self._catch_up()
+        message = self._held(handle)
+        if message is None:
+            reason = "Message does not exist or is not available for visibility timeout change."
+            raise invalid(handle, "ReceiptHandle", reason)
+        if message not in self._in_flight:
+            raise Refusal("MessageNotInflight", "The specified message isn't in flight.")
+        due = self.clock.monotonic() + seconds
+        if due - message.received > _LONGEST_VISIBILITY:
+            reason = "Total VisibilityTimeout for the message is beyond the limit "
+            raise invalid(seconds, "VisibilityTimeout", f"{reason}[{_LONGEST_VISIBILITY} seconds]")
+        self._in_flight.set(message, due)
+        self.tick()
+
+    def purge(self) -> None:
+        """Forget every message, in flight and delayed ones too."""
+        now = self.clock.monotonic()
+        if self._purged is not None and now < self._purged + _PURGE_INTERVAL:
+            text = f"Only one PurgeQueue operation on {self.name} is allowed every 60 seconds."
+            raise Refusal("PurgeQueueInProgress", text)
+        self._purged = now
+        self.counters.purged += len(self._messages)
+        self.line, self._messages = type(self.line)(), {}
+        self._delayed, self._in_flight, self._ages = Timetable(), Timetable(), Timetable()
+        self._set_alarm()
+
+    def close(self, refusal: Refusal | None = None) -> None:
+        """Answer every waiting poll: with *refusal*, or with nothing received."""
+        while self._polls:
+            poll = self._polls.first()
+            self._polls.discard(poll)
+            if refusal is not None:
+                poll.refuse(refusal)
+            else:
+                poll.finish([])
+        self._set_alarm()
+
+    def take_out(self) -> Message | None:
+        """Take the first visible message away, to put it into another queue."""
+        self._catch_up()
+        if not self.line:
+            return None
+        message = self.line.pop()
+        self._remove(message)
+        self.counters.moved_out += 1
+        return message
+
+    def put_in(self, message: Message) -> None:
+        """Add a message that comes from another queue."""
+        message.receives_here = 0
+        self.counters.moved_in += 1
+        self._add(message, 0)
+
+    def tick(self) -> None:
+        """Do what is due by now: serve the waiting polls, then end those whose wait is over."""
+        self._catch_up()
+        while (poll := self._polls.pop_ended(self.clock.monotonic())) is not None:
+            self.counters.empty_receives += 1
+            poll.finish([])
+        self._set_alarm()
+
+    def _add(self, message: Message, delay: int) -> None:
+        self._messages[message.id] = message
+        self._ages.set(message, message.sent)
+        if delay:
+            self._delayed.set(message, self.clock.monotonic() + delay)
+        else:
+            self.line.push(message)
+            self._serve()
+        self._set_alarm()
+
+    def _remove(self, message: Message) -> None:
+        del self._messages[message.id]
+        self._ages.discard(message)
+        self._delayed.discard(message)
+        self._in_flight.discard(message)
+        self.line.discard(message)
+
+    def _catch_up(self) -> None:
+        now = self.clock.monotonic()
+        while (message := self._delayed.pop(now)) is not None:
+            self.line.push(message)
+        while (message := self._in_flight.pop(now)) is not None:
+            self.line.push(message)
+        oldest = now - self.attributes.message_retention_period
+        while (message := self._ages.pop(oldest)) is not None:
+            self._remove(message)
+            self.counters.expired += 1
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._polls and self.line and not self.full:
+            poll = self._polls.first()
+            # A client that left must not swallow a message.
+            messages = self._take(poll.most, poll.visibility) if poll.alive() else None
+            if messages == []:
+                continue  # all that was visible went to the DLQ
+            self._polls.discard(poll)
+            if messages:
+                poll.finish(messages)
+
+    def _take(self, most: int, visibility: int) -> list[Message]:
+        taken: list[Message] = []
+        most = min(most, self.in_flight_limit - len(self._in_flight))
+        while len(taken) < most and self.line:
+            message = self.line.pop()
+            if not self._redriven(message):
+                taken.append(message)
+        # Marked only now: with a visibility of 0 one receive would get the same message twice.
+        for message in taken:
+            self._hand_out(message, visibility)
+        return taken
+
+    def _redriven(self, message: Message) -> bool:
+        policy = self.attributes.redrive_policy
+        if policy is None or message.receives_here < policy.max_receive_count:
+            return False
+        target = self.find(policy.target_arn)
+        if target is None or target is self:
+            return False  # as long as there is no DLQ, the message stays
+        self._remove(message)
+        self.counters.moved_out += 1
+        message.source_arn = self.arn
+        target.put_in(message)
+        return True
+
+    def _hand_out(self, message: Message, visibility: int) -> None:
+        now = self.clock.monotonic()
+        message.receive_count += 1
+        message.receives_here += 1
+        message.received = now
+        message.handle = f"{self._token}.{message.id}.{message.receive_count}"
+        if message.first_received_at is None:
+            message.first_received_at = int(self.clock.wall() * 1000)
+        self.counters.received += 1
+        self.counters.redelivered += message.receives_here > 1
+        self._in_flight.set(message, now + visibility)
+
+    def _held(self, handle: str) -> Message | None:
+        token, _, rest = handle.partition(".")
+        message_id, _, count = rest.partition(".")
+        if token != self._token or not count:
+            text = f'The input receipt handle "{handle}" is not a valid receipt handle.'
+            raise Refusal("ReceiptHandleIsInvalid", text)
+        message = self._messages.get(message_id)
+        if message is not None and message.handle != handle:
+            # AWS may also accept it and keep the message; a refusal shows the lost lease.
+            raise Refusal("ReceiptHandleIsInvalid", "The receipt handle has expired.")
+        return message
+
+    def _set_alarm(self) -> None:
+        if not self._polls:
+            self.alarms.discard(self.tick)
+            return
+        times = (self._polls.due(), self._delayed.due(), self._in_flight.due())
+        self.alarms.set(self.tick, min(time for time in times if time is not None))
