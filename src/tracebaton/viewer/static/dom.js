@@ -94,21 +94,22 @@ export class Rows {
     const first = Math.max(0, Math.floor(top / height) - 8);
     const last = Math.min(this.items.length, Math.ceil((top + this.viewport.clientHeight) / height) + 8);
     const seen = new Map();
-    for (let index = first; index < last; index++) {
-      const item = this.items[index];
-      const key = this.key(item);
-      let row = this.shown.get(key);
-      if (!row || row.item !== item) {
-        row?.node.remove();
-        row = { item, node: this.render(item) };
-        this.canvas.append(row.node);
-      }
-      row.node.style.transform = `translateY(${index * height}px)`;
-      row.node.style.height = `${height}px`;
-      row.node.classList.toggle("odd", index % 2 === 1);
-      seen.set(key, row);
+    for (const item of this.items.slice(first, last)) {
+      const known = this.shown.get(this.key(item));
+      seen.set(this.key(item), known?.item === item ? known : { item, node: this.render(item) });
     }
-    for (const [key, row] of this.shown) if (!seen.has(key)) row.node.remove();
+    for (const [key, row] of this.shown) if (seen.get(key) !== row) row.node.remove();
+    // In the order in which they are read, and moved only where that changed.
+    let place = this.canvas.firstChild;
+    let index = first;
+    for (const { node } of seen.values()) {
+      if (node === place) place = place.nextSibling;
+      else this.canvas.insertBefore(node, place);
+      node.style.transform = `translateY(${index * height}px)`;
+      node.style.height = `${height}px`;
+      node.classList.toggle("odd", index % 2 === 1);
+      index++;
+    }
     this.shown = seen;
     this.ondraw?.(last);
   }
