@@ -5,7 +5,6 @@ Hand work from request threads to one background thread, bounded, with a deadlin
 import logging
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -73,11 +72,14 @@ class Handover(Generic[Item]):
 
     def drain(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds until all is handled, and tell whether it is."""
+        if self._pid != os.getpid():
+            self._reset()
         with self._changed:
             return self._changed.wait_for(lambda: not (self._items or self._busy), timeout)
 
     def __len__(self) -> int:
-        return len(self._items)
+        """Return how many items wait or are just handled."""
+        return len(self._items) + self._busy
 
     def _ensure_thread(self) -> None:
         if self._pid != os.getpid():
@@ -111,8 +113,3 @@ class Handover(Generic[Item]):
             with self._changed:
                 if not self._items and not self._woken:
                     self._changed.wait(delay)
-
-
-def remaining(deadline: float) -> float:
-    """Return the seconds until the monotonic *deadline*, never below 0."""
-    return max(0.0, deadline - time.monotonic())

@@ -7,8 +7,7 @@ interval, a stop has a deadline, and a second destination does not get the first
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import requests
@@ -26,18 +25,15 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from tracebaton.logs import log_fields
+from tracebaton.telemetry.losses import Losses
 
 __all__ = ["OtlpLogHandler", "SpanExport", "otlp_log_handler", "otlp_span_exporter"]
-
-_log = logging.getLogger("tracebaton.telemetry")
 
 #: Seconds a span waits for company; the viewer shows it within 2 s of its end.
 SCHEDULE_DELAY: Final = 0.5
 #: Spans, and log lines, that may wait in memory for one destination.
 QUEUE_SIZE: Final = 10_000
 BATCH_SIZE: Final = 512
-#: Seconds between two lines about losses at one destination.
-REPORT_INTERVAL: Final = 60.0
 
 #: The SDK's own lines about a failed export; ours say it once an interval, with the count.
 _SDK_LOGGERS: Final = (
@@ -118,12 +114,7 @@ class SpanExport(SpanProcessor):
     """
 
     def __init__(
-        self,
-        exporter: SpanExporter,
-        *,
-        destination: str,
-        queue_size: int = QUEUE_SIZE,
-        now: Callable[[], float] = time.monotonic,
+        self, exporter: SpanExporter, *, destination: str, queue_size: int = QUEUE_SIZE
     ) -> None:
         """
         Start the batch's thread.
@@ -132,16 +123,13 @@ class SpanExport(SpanProcessor):
             exporter: What sends; its failures are counted and passed over.
             destination: What the log line calls it.
             queue_size: Spans that may wait.
-            now: The clock of the report interval.
         """
         self._exporter = exporter
-        self._destination = destination
-        self._now = now
-        self._lock = threading.Lock()
-        self._received = self._exported = self._failed = 0
-        self._said: tuple[int, float] = (0, float("-inf"))
         self._queue_size = queue_size
-        self._taken = self._overflowed = 0
+        self._lock = threading.Lock()
+        self._received = self._taken = self._exported = 0
+        self._losses = Losses(destination)
+        self._overflowed = 0
         self._batch = BatchSpanProcessor(
             _Counted(exporter, self),
             max_queue_size=queue_size,
@@ -155,26 +143,34 @@ class SpanExport(SpanProcessor):
         return self._exported
 
     @property
-    def waiting(self) -> int:
-        """Return how many spans are neither exported nor lost."""
-        return self._received - self._exported - self.lost
-
-    @property
     def lost(self) -> int:
         """Return how many spans the destination refused or the queue could not hold."""
-        return self._failed + self._overflowed
+        return self._losses.count
+
+    @property
+    def waiting(self) -> int:
+        """Return how many spans are neither exported nor lost."""
+        # A batch that is just leaving the queue may have been counted as overflow too.
+        return max(0, self._received - self._exported - self.lost)
+
+    @property
+    def unsent(self) -> int:
+        """Return how many spans the destination did not take, lost and waiting ones."""
+        return self._received - self._exported
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Do nothing: a span is sent when it ends."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Queue a sampled span."""
+        """Queue a sampled span; in a full queue the batch lets go of its oldest."""
         if not (span.context and span.context.trace_flags.sampled):
             return
         with self._lock:
             self._received += 1
-            if self._received - self._taken - self._overflowed > self._queue_size:
-                self._overflowed += 1  # the batch lets go of its oldest
+            full = self._received - self._taken - self._overflowed > self._queue_size
+            self._overflowed += full
+        if full:
+            self._losses.add(1, "the queue is full")
         self._batch.on_end(span)
 
     def exporting(self, spans: Sequence[ReadableSpan]) -> None:
@@ -183,22 +179,17 @@ class SpanExport(SpanProcessor):
             self._taken += len(spans)
 
     def sent(self, spans: Sequence[ReadableSpan], result: SpanExportResult) -> None:
-        """Count the outcome of one batch and say what was lost, once an interval."""
-        with self._lock:
-            if result is SpanExportResult.SUCCESS:
+        """Count the outcome of one batch."""
+        if result is SpanExportResult.SUCCESS:
+            with self._lock:
                 self._exported += len(spans)
-            else:
-                self._failed += len(spans)
-            lost, (said, moment) = self.lost, self._said
-            if lost == said or self._now() - moment < REPORT_INTERVAL:
-                return
-            self._said = (lost, self._now())
-        fields = {"destination": self._destination, "spans": lost - said, "reason": _REASONS.take()}
-        _log.warning("telemetry.spans_lost", extra={"fields": fields})
+        else:
+            self._losses.add(len(spans), _REASONS.take())
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Send what waits; the caller bounds the wait, the SDK cannot (opentelemetry#4568)."""
-        return self._batch.force_flush(timeout_millis) and not self.waiting
+        self._batch.force_flush(timeout_millis)
+        return not self.waiting
 
     def shutdown(self) -> None:
         """Send what waits and stop; `abandon()` cuts it short."""

@@ -94,16 +94,17 @@ class Telemetry:
 
     def force_flush(self, timeout: float) -> bool:
         """Send what has ended within *timeout* seconds and tell whether all of it left."""
-        done: list[bool] = []
-        flushes: list[Callable[[], bool]] = [export.force_flush for export in self._exports]
+        calls: list[Callable[[], Any]] = [export.force_flush for export in self._exports]
         if self._sentry is not None:
-            flushes.append(partial(self._sentry.flush, timeout))
-        calls: list[Callable[[], Any]] = [
-            partial(lambda flush: done.append(flush()), flush) for flush in flushes
-        ]
+            calls.append(partial(self._sentry.force_flush, timeout))
         if self._log_provider is not None:
             calls.append(self._log_provider.force_flush)
-        return _within(timeout, calls) and all(done)
+        return _within(timeout, calls) and not self._waiting
+
+    @property
+    def _waiting(self) -> int:
+        sentry = 0 if self._sentry is None else self._sentry.waiting
+        return sentry + sum(export.waiting for export in self._exports)
 
     def shutdown(self, timeout: float) -> FlushReport:
         """
@@ -117,21 +118,21 @@ class Telemetry:
         return self._report
 
     def _shut_down(self, timeout: float) -> FlushReport:
-        sent: list[tuple[int, int, bool]] = []
         calls: list[Callable[[], Any]] = [export.shutdown for export in self._exports]
         if self._sentry is not None:
-            shutdown = self._sentry.shutdown
-            calls.append(lambda: sent.append(shutdown(timeout)))
+            calls.append(partial(self._sentry.shutdown, timeout))
         if self._log_provider is not None:
             calls.append(self._log_provider.shutdown)
-        complete = _within(timeout, calls)
+        in_time = _within(timeout, calls)
         for export in self._exports:
             export.abandon()
-        waiting = sum(export.waiting for export in self._exports)
+        sinks: list[SpanExport | Sentry] = [*self._exports]
+        if self._sentry is not None:
+            sinks.append(self._sentry)
         return FlushReport(
-            spans_exported=sum(e.exported for e in self._exports) + sum(s[0] for s in sent),
-            spans_dropped=sum(e.lost for e in self._exports) + waiting + sum(s[1] for s in sent),
-            complete=complete and not waiting and all(s[2] for s in sent),
+            spans_exported=sum(sink.exported for sink in sinks),
+            spans_dropped=sum(sink.unsent for sink in sinks),
+            complete=in_time and not self._waiting,
         )
 
 
