@@ -84,12 +84,13 @@ class Queue:
         self._token = secrets.token_hex(8)
 
     def counts(self) -> Mapping[str, int]:
-        """Return how many messages are visible, in flight and delayed."""
+        """Return how many messages are visible, in flight and delayed, and how many polls wait."""
         self._catch_up()
         return {
             "visible": len(self.line),
             "in_flight": len(self._in_flight),
             "delayed": len(self._delayed),
+            "waiting": len(self._polls),
         }
 
     def change(self, given: Mapping[str, str]) -> None:
