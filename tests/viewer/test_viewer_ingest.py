@@ -8,10 +8,20 @@ from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tracebaton.viewer import otlp_json
 from tracebaton.viewer.ingest import MAX_BODY
+from tracebaton.viewer.otlp_json import from_json
+from tracebaton.viewer.rows import span_rows
 from tracebaton.viewer.spans import Limits
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
@@ -272,3 +282,49 @@ async def test_a_store_that_does_not_keep_up_is_a_503_with_retry_after(client, s
 def test_limits_have_the_documented_defaults():
     """Ten thousand traces of ten thousand spans."""
     assert (Limits().traces, Limits().spans_per_trace) == (10_000, 10_000)
+
+
+KEYS = st.sampled_from(
+    [
+        *("resourceSpans", "scopeSpans", "spans", "links", "events", "attributes", "key", "value"),
+        *("stringValue", "intValue", "kvlistValue", "arrayValue", "values", "name", "kind"),
+        *("traceId", "spanId", "parentSpanId", "status", "code", "startTimeUnixNano"),
+    ]
+)
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just("ab" * 16)
+)
+TREES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4)
+)
+
+
+@given(tree=TREES, wrapped=st.booleans())
+def test_no_json_is_worse_than_a_refusal(tree, wrapped):
+    """Whatever its shape, it is a request or a ValueError."""
+    span = tree if isinstance(tree, dict) else {}
+    document = json.loads(as_json(SPAN)) if wrapped else tree
+    if wrapped:
+        document["resourceSpans"][0]["scopeSpans"][0]["spans"][0] |= span
+    try:
+        request = from_json(json.dumps(document).encode(), ExportTraceServiceRequest())
+    except ValueError:
+        return
+
+    rows, rejected = span_rows(request)
+    assert len(rows) + rejected == sum(
+        len(scoped.spans) for group in request.resource_spans for scoped in group.scope_spans
+    )
+
+
+@given(body=st.binary(max_size=200), cut=st.integers(0, 100))
+def test_no_protobuf_is_worse_than_a_refusal(body, cut):
+    """Random bytes, and a request with random bytes in its midst."""
+    whole = from_json(as_json(SPAN), ExportTraceServiceRequest()).SerializeToString()
+    for candidate in (body, whole[:cut] + body + whole[cut:]):
+        try:
+            request = ExportTraceServiceRequest.FromString(candidate)
+        except DecodeError:
+            continue
+        for row in span_rows(request)[0]:
+            json.dumps(otlp_json.span(Span.FromString(row.body)), allow_nan=False)

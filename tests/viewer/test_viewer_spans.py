@@ -179,6 +179,15 @@ def test_the_bytes_of_all_spans_are_bounded(otlp):
         ]
 
 
+def test_what_is_too_large_on_its_own_is_not_kept(otlp):
+    """One trace, or one line, beyond the bytes of all of them."""
+    with SpanStore(limits=Limits(span_bytes=1_000, log_bytes=1_000)) as store:
+        otlp.feed(store, otlp.spans({"blob": "x" * 2_000}), otlp.logs("x" * 2_000, trace=2))
+
+        assert (listed(store), store.logs(otlp.trace_id(2))) == ([], None)
+        assert store._writer._totals == store._writer._count()
+
+
 def test_a_trace_keeps_its_limit_of_spans_and_the_span_that_ends_it(otlp):
     """Spans that cross a process have a tenth more; what was dropped is counted."""
     with SpanStore(limits=Limits(spans_per_trace=10)) as store:
@@ -242,13 +251,17 @@ def test_log_lines_have_the_one_schema(store, otlp):
 
 def test_log_bodies_of_every_kind_become_lines(store, otlp):
     """An event name with a text, a structured body, no body, and severities by text or number."""
-    request = otlp.logs("text", "", "plain", "observed")
-    named, structured, bare, observed = request.resource_logs[0].scope_logs[0].log_records
+    request = otlp.logs("text", "", "plain", "observed", "no body")
+    named, structured, bare, observed, only_named = (
+        request.resource_logs[0].scope_logs[0].log_records
+    )
     named.event_name, named.severity_text = "task.retried", "WARNING"
     structured.body.kvlist_value.values.add(key="event").value.string_value = "from.body"
     structured.severity_number = 24
     bare.ClearField("body")
     bare.ClearField("severity_number")
+    only_named.event_name = "queue.empty"
+    only_named.ClearField("body")
     observed.observed_time_unix_nano, observed.time_unix_nano = 2 * MAX_TIME, 0
     otlp.feed(store, request)
     lines = store.logs(otlp.trace_id(1))
@@ -257,9 +270,10 @@ def test_log_bodies_of_every_kind_become_lines(store, otlp):
         ("task.retried", "warning", "text"),
         ("from.body", "critical", None),
         (None, "info", None),
+        ("queue.empty", "info", None),
         ("observed", "info", None),
     ]
-    assert lines[3]["timestamp"].startswith("2262-04-11T23:47:16")
+    assert lines[4]["timestamp"].startswith("2262-04-11T23:47:16")
 
 
 def test_log_lines_are_bounded_by_number_and_by_bytes(otlp):
@@ -305,6 +319,13 @@ def test_forged_times_and_endless_names_are_cut_in_the_summary_only(store, otlp)
     assert (forged["start"], forged["duration_ms"]) == ("2262-04-11T23:47:16.854775Z", 0.0)
     assert (len(named["name"]), named["duration_ms"]) == (256, 0.0)
     assert whole["startTimeUnixNano"] == str(2**64 - 1)
+
+
+def test_a_trace_lists_a_bounded_number_of_services(store, otlp):
+    """A thousand service names in one trace are forged."""
+    otlp.feed(store, *(otlp.spans({"id": n}, service=f"s{n:03}") for n in range(1, 41)))
+
+    assert listed(store)[0]["services"] == [f"s{n:03}" for n in range(1, 33)]
 
 
 def test_ids_that_are_no_strings_are_indexed_as_text(store, otlp):
@@ -382,10 +403,27 @@ def test_a_disk_that_is_busy_refuses_more_and_loses_nothing(tmp_path, otlp):
         assert otlp.trace_hex(1) in {trace["trace_id"] for trace in listed(store)}
 
 
+def test_a_disk_that_hangs_does_not_hold_up_the_stop(tmp_path, otlp):
+    """The close gives up after its time; what was accepted is written once the disk answers."""
+    path = tmp_path / "spans.sqlite3"
+    store = SpanStore(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store.submit(spans=span_rows(otlp.spans({"name": "late"}))[0])
+    store.close(timeout=0.05)
+    hanging = store._thread.is_alive()
+    other.execute("ROLLBACK")
+    other.close()
+    store.close()
+
+    with SpanStore(path) as again:
+        assert (hanging, names(again)) == (True, ["late"])
+
+
 def test_a_group_that_cannot_be_written_takes_no_other_with_it(store, otlp, caplog):
     """The writer logs what it lost and goes on; what was stored before stays."""
     otlp.feed(store, otlp.spans({"id": 1, "name": "before"}))
-    poison = span_rows(otlp.spans({"id": 2, "trace": 2}))[0][0]._replace(start=2**70, end=2**70)
+    poison = span_rows(otlp.spans({"id": 2, "trace": 9}))[0][0]._replace(start=2**70, end=2**70)
     good = span_rows(otlp.spans({"id": 3, "trace": 3, "name": "good", "start": 1}))[0]
     # While somebody reads from memory the writer waits, so that the three become one group.
     with caplog.at_level(logging.WARNING), store._reading:

@@ -14,8 +14,8 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
-from tracebaton import semconv
 from tracebaton.viewer.rows import LogRow, SpanRow
+from tracebaton.viewer.summary import Summary, labels, tasks
 
 __all__ = ["Limits", "TraceWriter", "create_tables"]
 
@@ -54,12 +54,8 @@ INSERT INTO task VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (trace, task_id) DO UPDAT
     status_time = max(status_time, excluded.status_time)
 """
 
-#: What leads to a trace beside its tasks.
-LABELS: Final = (semconv.CORRELATION_ID, semconv.USER_ID)
 #: Bytes of resources and scopes at which those of evicted traces are looked for.
 PRUNE_BYTES: Final = 16 << 20
-#: Services that a trace lists; more is a forged trace.
-MAX_SERVICES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,37 +90,6 @@ class Totals:
     lines: int
     log_bytes: int
     origin_bytes: int
-
-
-@dataclass(slots=True)
-class Summary:
-    """The row of one trace."""
-
-    trace_id: bytes
-    start: int
-    end: int
-    name: str
-    rootless: bool
-    name_start: int
-    error: bool
-    services: list[str]
-    correlation_id: str | None = None
-    user_id: str | None = None
-    spans: int = 0
-    dropped: int = 0
-    bytes: int = 0
-
-    def add(self, row: SpanRow) -> None:
-        """Take *row* into account. A root names the trace; without one, the earliest span does."""
-        self.start = min(self.start, row.start)
-        self.end = max(self.end, row.end)
-        if (not row.root, row.start) < (self.rootless, self.name_start):
-            self.name, self.rootless, self.name_start = row.name, not row.root, row.start
-        self.error = self.error or row.error
-        if row.service not in self.services and len(self.services) < MAX_SERVICES:
-            self.services = sorted([*self.services, row.service])
-        self.correlation_id = self.correlation_id or row.indexed.get(semconv.CORRELATION_ID)
-        self.user_id = self.user_id or row.indexed.get(semconv.USER_ID)
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
@@ -238,18 +203,15 @@ class TraceWriter:
         )
 
     def _index(self, keys: Mapping[bytes, int], rows: Iterable[SpanRow]) -> None:
-        labels: set[tuple[str, str, int]] = set()
-        tasks = []
-        for row in rows:
-            key, indexed = keys[row.trace_id], row.indexed
-            labels.update((name, indexed[name], key) for name in LABELS if name in indexed)
-            task_id, status = indexed.get(semconv.TASK_ID), indexed.get(semconv.TASK_STATUS)
-            if task_id:
-                kind, ended = indexed.get(semconv.TASK_TYPE), row.end if status else -1
-                tasks.append((key, task_id, row.start, kind, status, ended))
+        found = labels(rows)
         # Sorted, because a tree is filled from left to right three times as fast.
-        self._db.executemany("INSERT OR IGNORE INTO label VALUES (?, ?, ?)", sorted(labels))
-        self._db.executemany(UPSERT_TASK, tasks)
+        self._db.executemany(
+            "INSERT OR IGNORE INTO label VALUES (?, ?, ?)",
+            sorted((name, value, keys[trace_id]) for name, value, trace_id in found),
+        )
+        self._db.executemany(
+            UPSERT_TASK, ((keys[trace_id], *task) for trace_id, *task in tasks(rows))
+        )
 
     def _write_lines(self, lines: Sequence[LogRow]) -> None:
         self._db.executemany(

@@ -1,0 +1,75 @@
+"""What a list of traces shows of each, folded out of its spans as they arrive."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from tracebaton.semconv import CORRELATION_ID, TASK_ID, TASK_STATUS, TASK_TYPE, USER_ID
+from tracebaton.viewer.rows import SpanRow
+
+__all__ = ["Summary", "labels", "tasks"]
+
+#: What leads to a trace beside its tasks.
+LABELS: Final = (CORRELATION_ID, USER_ID)
+#: Services that a trace lists; more is a forged trace.
+MAX_SERVICES: Final = 32
+
+
+@dataclass(slots=True)
+class Summary:
+    """The row of one trace."""
+
+    trace_id: bytes
+    start: int
+    end: int
+    name: str
+    rootless: bool
+    name_start: int
+    error: bool
+    services: list[str]
+    correlation_id: str | None = None
+    user_id: str | None = None
+    spans: int = 0
+    dropped: int = 0
+    bytes: int = 0
+
+    def add(self, row: SpanRow) -> None:
+        """Take *row* into account. A root names the trace; without one, the earliest span does."""
+        self.start = min(self.start, row.start)
+        self.end = max(self.end, row.end)
+        if (not row.root, row.start) < (self.rootless, self.name_start):
+            self.name, self.rootless, self.name_start = row.name, not row.root, row.start
+        self.error = self.error or row.error
+        if row.service not in self.services and len(self.services) < MAX_SERVICES:
+            self.services = sorted([*self.services, row.service])
+        self.correlation_id = self.correlation_id or row.indexed.get(CORRELATION_ID)
+        self.user_id = self.user_id or row.indexed.get(USER_ID)
+
+
+def labels(rows: Iterable[SpanRow]) -> set[tuple[str, str, bytes]]:
+    """Return what the traces of *rows* are found by: attribute, value, trace id."""
+    return {
+        (name, row.indexed[name], row.trace_id)
+        for row in rows
+        for name in LABELS
+        if name in row.indexed
+    }
+
+
+def tasks(
+    rows: Iterable[SpanRow],
+) -> Iterator[tuple[bytes, str, int, str | None, str | None, int]]:
+    """
+    Yield the tasks of *rows*: trace id, task id, first seen, type, status, when that was so.
+
+    The status is that of the span that ended last; without any, its time is -1.
+    """
+    seen: dict[tuple[bytes, str, str | None, str | None], tuple[int, int]] = {}
+    for row in rows:
+        if task_id := row.indexed.get(TASK_ID):
+            status = row.indexed.get(TASK_STATUS)
+            key = (row.trace_id, task_id, row.indexed.get(TASK_TYPE), status)
+            first, last = seen.get(key, (row.start, -1))
+            seen[key] = min(first, row.start), max(last, row.end) if status else -1
+    for (trace_id, task_id, kind, status), (first, last) in seen.items():
+        yield trace_id, task_id, first, kind, status, last
