@@ -129,17 +129,17 @@ class SentryReceiver:
             self._changed.notify_all()
 
     def items(self, kind: str) -> list[Any]:
-        """Return the payloads of every item of *kind*, oldest first."""
+        """Return the payloads of every item of *kind*, in the order of arrival."""
         with self._changed:
             return [i.payload for e in self.envelopes for i in e.items if i.type == kind]
 
     def transactions(self) -> list[dict[str, Any]]:
-        """Return every transaction, oldest first."""
-        return self.items("transaction")
+        """Return every transaction by its start; they come over several connections."""
+        return sorted(self.items("transaction"), key=lambda event: str(event["start_timestamp"]))
 
     def events(self) -> list[dict[str, Any]]:
-        """Return every error event, oldest first."""
-        return self.items("event")
+        """Return every error event by its time."""
+        return sorted(self.items("event"), key=lambda event: str(event["timestamp"]))
 
     def trace_headers(self) -> dict[str, dict[str, Any]]:
         """Return the dynamic sampling context of each envelope, by event id."""

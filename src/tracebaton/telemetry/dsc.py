@@ -6,6 +6,7 @@ The head writes it once from OpenTelemetry's decision; everybody behind it passe
 
 from typing import Any
 
+from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
@@ -33,7 +34,7 @@ class DynamicSampling:
         release: str | None,
         environment: str | None,
         rate: float,
-        units: UnitCollector[Any] | None = None,
+        units: UnitCollector[Any],
     ) -> None:
         """
         Set what the head says about itself.
@@ -44,7 +45,7 @@ class DynamicSampling:
             release: As Sentry knows it.
             environment: As Sentry knows it.
             rate: The share of traces that the head keeps.
-            units: Where the local root of a span is looked up; without it names are left out.
+            units: Where the local root of a span is looked up.
         """
         self.public_key = public_key
         self.org = org
@@ -58,22 +59,22 @@ class DynamicSampling:
         span = trace.get_current_span(context).get_span_context()
         if not span.is_valid:
             return ()
-        node = self._units.node(span.span_id) if self._units is not None else None
+        node = None if span.is_remote else self._units.node(span.span_id)
         return self._members(span, node, incoming_sentry_members(context))
 
-    def header(
-        self, span: SpanContext, node: Node[Any] | None, root: ReadableSpan | None = None
-    ) -> dict[str, str]:
-        """
-        Return the ``trace`` header of the envelope that tells of *span*.
+    def current_header(self) -> dict[str, str]:
+        """Return the ``trace`` header of an envelope about the current span."""
+        return _header(self.items(otel.get_current()))
 
-        Args:
-            span: What the envelope is about.
-            node: Its node, if it is or was a local span.
-            root: Its ended local root, where the caller has it.
-        """
-        members = self._members(span, node, () if node is None else node.incoming, root)
-        return {key.removeprefix(SENTRY_BAGGAGE_PREFIX): value for key, value in members}
+    def current_transaction(self) -> str | None:
+        """Return the name of the transaction that the current span will be part of."""
+        span = trace.get_current_span().get_span_context()
+        node = None if span.is_remote else self._units.node(span.span_id)
+        return None if node is None else _good_name(node.root.span())
+
+    def header(self, span: SpanContext, node: Node[Any], root: ReadableSpan) -> dict[str, str]:
+        """Return the ``trace`` header of the transaction of *span*, whose ended root is *root*."""
+        return _header(self._members(span, node, node.incoming, root))
 
     def _members(
         self,
@@ -118,6 +119,10 @@ class DynamicSampling:
             (_member("sample_rand"), f"{sample_rand(span.trace_id):.6f}"),
             (_member("sampled"), str(span.trace_flags.sampled).lower()),
         )
+
+
+def _header(members: Members) -> dict[str, str]:
+    return {key.removeprefix(SENTRY_BAGGAGE_PREFIX): value for key, value in members}
 
 
 def _member(name: str) -> str:

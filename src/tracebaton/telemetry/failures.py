@@ -32,6 +32,7 @@ def describe_failure(
     mechanism: str,
     tags: Mapping[str, str],
     failures: Sequence[Mapping[str, Any]] = (),
+    transaction: str | None = None,
 ) -> dict[str, Any]:
     """
     Return *event* completed, with an id of its own.
@@ -43,6 +44,7 @@ def describe_failure(
         mechanism: What caught it; only ``asgi`` has an HTTP status.
         tags: Tags of the caller, which win.
         failures: The attempts that failed before this one.
+        transaction: The name of the transaction it happened in, where there is one.
     """
     ids = current_ids()
     contexts: dict[str, Any] = {}
@@ -56,6 +58,7 @@ def describe_failure(
         "timestamp": datetime.now(UTC),
         "tags": _tags(outcome, store, mechanism) | dict(tags),
         "contexts": contexts,
+        "transaction": transaction or tags.get("task_type") or tags.get("route"),
         **({"user": {"id": store.user_id}} if store.user_id else {}),
     }
 

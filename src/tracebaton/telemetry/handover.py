@@ -1,5 +1,5 @@
 """
-Hand work from request threads to one background thread, bounded, with a deadline at the end.
+Hand work from request threads to a few background threads, bounded, with a deadline at the end.
 """
 
 import logging
@@ -17,79 +17,81 @@ Item = TypeVar("Item")
 
 class Handover(Generic[Item]):
     """
-    A bounded queue with one daemon thread that starts with the first item.
+    A bounded queue with daemon threads that start as they are needed.
 
-    A forked child starts with an empty queue and its own thread, so nothing is handled twice.
+    A forked child starts with an empty queue and threads of its own, so nothing is handled twice.
     """
 
     def __init__(
         self,
-        handle: Callable[[Item], None],
+        handle: Callable[[Item], object],
         *,
         name: str,
         limit: int,
+        threads: int = 1,
         tick: Callable[[], float | None] = lambda: None,
     ) -> None:
         """
         Set what happens to an item.
 
         Args:
-            handle: Called in the background thread; what it raises is logged and passed over.
-            name: The thread's name.
+            handle: Called in a background thread; what it raises is logged and passed over.
+            name: The threads' name.
             limit: Items that may wait; the next one is refused.
+            threads: The most that may run.
             tick: Called when the queue is empty; returns the seconds until it wants to be called
                 again, None for never.
         """
         self._handle = handle
         self._name = name
         self._limit = limit
+        self._most = threads
         self._tick = tick
-        self._reset()
+        self._start_empty()
 
-    def _reset(self) -> None:
+    def _start_empty(self) -> None:
         self._items: deque[Item] = deque()
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._busy = self._woken = False
+        self._threads = self._busy = 0
+        self._woken = False
         self._pid = os.getpid()
 
     def submit(self, item: Item) -> bool:
         """Queue *item*; return False where the queue is full."""
-        self._ensure_thread()
+        self._check_fork()
         with self._changed:
             if len(self._items) >= self._limit:
                 return False
             self._items.append(item)
-            self._changed.notify_all()
+            self._notify()
         return True
 
     def wake(self) -> None:
         """Ask for a tick."""
-        self._ensure_thread()
+        self._check_fork()
         with self._changed:
             self._woken = True
-            self._changed.notify_all()
+            self._notify()
 
     def drain(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds until all is handled, and tell whether it is."""
-        if self._pid != os.getpid():
-            self._reset()
+        self._check_fork()
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._items or self._busy), timeout)
+            return self._changed.wait_for(lambda: not len(self), timeout)
 
     def __len__(self) -> int:
         """Return how many items wait or are just handled."""
         return len(self._items) + self._busy
 
-    def _ensure_thread(self) -> None:
+    def _check_fork(self) -> None:
         if self._pid != os.getpid():
-            self._reset()
-        if self._thread is not None and self._thread.is_alive():
-            return
-        with self._changed:
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+            self._start_empty()
+
+    def _notify(self) -> None:
+        if self._threads == 0 or (self._threads < self._most and len(self) > self._threads):
+            self._threads += 1
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
@@ -99,14 +101,14 @@ class Handover(Generic[Item]):
             except Exception:  # the thread outlives what one item does wrong
                 _log.exception("telemetry.handover_failed", extra={"fields": {"name": self._name}})
             with self._changed:
-                self._busy = False
+                self._busy -= 1
                 self._changed.notify_all()
 
     def _next(self) -> Item:
         while True:
             with self._changed:
                 if self._items:
-                    self._busy = True
+                    self._busy += 1
                     return self._items.popleft()
                 self._woken = False
             delay = self._tick()

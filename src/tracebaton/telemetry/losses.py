@@ -50,12 +50,13 @@ class Losses:
 
 
 class InFlight:
-    """The spans handed to a destination whose sending somebody else does."""
+    """The spans handed to a destination whose sending somebody else does, in parcels."""
 
     def __init__(self, losses: Losses) -> None:
         """Start at zero; what is refused goes to *losses*."""
         self._losses = losses
         self._lock = threading.Lock()
+        self._contents: dict[str, int] = {}
         self._parcels = self._received = self._sent = 0
 
     @property
@@ -78,19 +79,25 @@ class InFlight:
         with self._lock:
             self._received += spans
 
+    def pack(self, parcel: str, spans: int) -> None:
+        """Note that *parcel* holds that many of them."""
+        with self._lock:
+            self._contents[parcel] = spans
+
     def dispatch(self) -> None:
         """Count a parcel that leaves."""
         with self._lock:
             self._parcels += 1
 
-    def settle(self, spans: int, refused: str | None) -> None:
-        """Count a parcel of *spans* that arrived, or that was refused and why."""
+    def settle(self, parcel: str | None, refused: str | None) -> None:
+        """Count *parcel* as arrived, or as lost because it was *refused*."""
         with self._lock:
+            spans = self._contents.pop(parcel or "", 0)
             self._parcels -= 1
             self._sent += 0 if refused else spans
         if refused:
-            self._losses.add(spans, refused)
+            self.lose(spans, refused)
 
-    def refuse(self, spans: int, reason: str) -> None:
-        """Count *spans* that never became a parcel."""
+    def lose(self, spans: int, reason: str) -> None:
+        """Count *spans* that will not arrive."""
         self._losses.add(spans, reason)

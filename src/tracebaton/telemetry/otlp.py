@@ -12,13 +12,12 @@ from typing import Any, Final
 
 import requests
 from opentelemetry import context as otel
-from opentelemetry._logs import LogRecord
+from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs._internal import std_to_otel
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
@@ -240,7 +239,7 @@ class OtlpLogHandler(logging.Handler):
                 timestamp=int(record.created * 1e9),
                 context=otel.get_current(),
                 severity_text=fields["level"],
-                severity_number=std_to_otel(record.levelno),
+                severity_number=_severity(record.levelno),
                 body=str(fields["event"]),
                 attributes=_attributes(fields),
             )
@@ -257,6 +256,11 @@ class OtlpLogHandler(logging.Handler):
 _PLACED: Final = frozenset(
     {"timestamp", "level", "event", "logger", "service", "trace_id", "span_id"}
 )
+
+
+def _severity(level: int) -> SeverityNumber:
+    """Return OTLP's number: 5 for debug, 9 for info, 13, 17, 21 for critical."""
+    return SeverityNumber(max(1, min(21, level // 10 * 4 + 1)))
 
 
 def _attributes(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,7 @@ class Telemetry:
         reporter: Where failures go; `NO_REPORTER` without a DSN.
         log_handler: Sends log lines to the viewer; None without one.
         resource: What names this process to every backend.
+        sentry: The connection to Sentry; None without a DSN.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Telemetry:
         self.reporter: Reporter = NO_REPORTER if sentry is None else sentry.reporter
         self.log_handler = None if logs is None else logs[0]
         self._exports = tuple(exports)
-        self._sentry = sentry
+        self.sentry = sentry
         self._log_provider = None if logs is None else logs[1]
         self._report: FlushReport | None = None
 
@@ -95,15 +96,15 @@ class Telemetry:
     def force_flush(self, timeout: float) -> bool:
         """Send what has ended within *timeout* seconds and tell whether all of it left."""
         calls: list[Callable[[], Any]] = [export.force_flush for export in self._exports]
-        if self._sentry is not None:
-            calls.append(partial(self._sentry.force_flush, timeout))
+        if self.sentry is not None:
+            calls.append(partial(self.sentry.force_flush, timeout))
         if self._log_provider is not None:
             calls.append(self._log_provider.force_flush)
         return _within(timeout, calls) and not self._waiting
 
     @property
     def _waiting(self) -> int:
-        sentry = 0 if self._sentry is None else self._sentry.waiting
+        sentry = 0 if self.sentry is None else self.sentry.waiting
         return sentry + sum(export.waiting for export in self._exports)
 
     def shutdown(self, timeout: float) -> FlushReport:
@@ -119,16 +120,16 @@ class Telemetry:
 
     def _shut_down(self, timeout: float) -> FlushReport:
         calls: list[Callable[[], Any]] = [export.shutdown for export in self._exports]
-        if self._sentry is not None:
-            calls.append(partial(self._sentry.shutdown, timeout))
+        if self.sentry is not None:
+            calls.append(partial(self.sentry.shutdown, timeout))
         if self._log_provider is not None:
             calls.append(self._log_provider.shutdown)
         in_time = _within(timeout, calls)
         for export in self._exports:
             export.abandon()
         sinks: list[SpanExport | Sentry] = [*self._exports]
-        if self._sentry is not None:
-            sinks.append(self._sentry)
+        if self.sentry is not None:
+            sinks.append(self.sentry)
         return FlushReport(
             spans_exported=sum(sink.exported for sink in sinks),
             spans_dropped=sum(sink.unsent for sink in sinks),

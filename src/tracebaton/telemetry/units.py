@@ -138,7 +138,8 @@ class UnitCollector(SpanProcessor, Generic[Scope]):
         if not here.trace_flags.sampled or self._ignore(span):
             return
         above = trace.get_current_span(parent_context).get_span_context()
-        parent = self._nodes.get(above.span_id) if above.is_valid else None
+        # A remote parent may be a span of this very process; its message is its own unit.
+        parent = None if above.is_remote else self._nodes.get(above.span_id)
         nodes, key = self._nodes, here.span_id
         nodes[key] = Node(
             span,

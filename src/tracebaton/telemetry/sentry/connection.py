@@ -9,9 +9,7 @@ from functools import partial
 from typing import Any, Final, Literal
 
 import sentry_sdk
-from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-from opentelemetry.trace import format_trace_id
 from sentry_sdk.integrations.argv import ArgvIntegration
 from sentry_sdk.integrations.atexit import AtexitIntegration
 from sentry_sdk.integrations.dedupe import DedupeIntegration
@@ -31,7 +29,7 @@ from tracebaton.telemetry.losses import InFlight, Losses
 from tracebaton.telemetry.outages import Outages
 from tracebaton.telemetry.sentry.replay import Replay
 from tracebaton.telemetry.sentry.reporter import SentryReporter, first_report
-from tracebaton.telemetry.sentry.transport import CountingTransport
+from tracebaton.telemetry.sentry.transport import ParallelTransport
 from tracebaton.telemetry.transactions import describe
 from tracebaton.telemetry.units import Unit, UnitCollector
 
@@ -114,14 +112,14 @@ class Sentry:
             environment=environment,
             before_send=self._before_send,
             # A class, because the SDK builds it from its own options.
-            transport=type("Transport", (CountingTransport,), {"flight": self._flight}),
+            transport=type("Transport", (ParallelTransport,), {"flight": self._flight}),
         )
         options = sentry_sdk.get_client().options
         check_sdk(self._mode, version=sentry_sdk.VERSION, lifecycle=options.get("trace_lifecycle"))
         register_external_propagation_context(current_ids)
         if settings.sentry_profile_session_sample_rate:
             sentry_sdk.profiler.start_profiler()
-        self.reporter: Reporter = SentryReporter(self._outages, self._handover.wake)
+        self.reporter: Reporter = SentryReporter(self._outages, self._handover.wake, self.members)
 
     @property
     def processor(self) -> SpanProcessor | None:
@@ -176,13 +174,17 @@ class Sentry:
         spans = 1 + len(unit.spans)
         self._flight.receive(spans)
         if not self._handover.submit(unit):
-            self._flight.refuse(spans, "the queue is full")
+            self._flight.lose(spans, "the queue is full")
 
     def _send(self, unit: Unit[Scope]) -> None:
         self._replay.send(unit, partial(self._complete, unit))
 
     def _complete(self, unit: Unit[Scope], event: dict[str, Any], hint: Any) -> dict[str, Any]:
         root = unit.root.span
+        children = len(event["spans"])
+        self._flight.pack(event["event_id"], 1 + children)
+        if len(unit.spans) > children:
+            self._flight.lose(len(unit.spans) - children, "too many spans in one transaction")
         describe(
             event,
             root,
@@ -201,10 +203,8 @@ class Sentry:
         if exc is not None and not first_report(exc, ids and ids[0], event["event_id"]):
             return None
         context = event.setdefault("contexts", {}).setdefault("trace", {})
-        span = trace.get_current_span().get_span_context()
-        if span.is_valid and context.get("trace_id") == format_trace_id(span.trace_id):
-            node = self._units.node(span.span_id)
-            context["dynamic_sampling_context"] = self.members.header(span, node)
+        if ids is not None and context.get("trace_id") == ids[0]:
+            context["dynamic_sampling_context"] = self.members.current_header()
         return event
 
 

@@ -13,6 +13,7 @@ from sentry_sdk.utils import event_from_exception
 
 from tracebaton.context import current
 from tracebaton.problems import Outcome
+from tracebaton.telemetry.dsc import DynamicSampling
 from tracebaton.telemetry.failures import describe_failure
 from tracebaton.telemetry.outages import Outages
 
@@ -35,7 +36,10 @@ def first_report(exc: BaseException, trace_id: str | None, event_id: str) -> boo
 class SentryReporter:
     """Failures as Sentry events, and units of work kept apart."""
 
-    def __init__(self, outages: Outages, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, outages: Outages, wake: Callable[[], None], members: DynamicSampling
+    ) -> None:
+        self._members = members
         self._outages = outages
         self._wake = wake
 
@@ -68,7 +72,13 @@ class SentryReporter:
                 mechanism={"type": mechanism, "handled": False},
             )
             whole = describe_failure(
-                event, outcome, current(), mechanism=mechanism, tags=tags, failures=failures
+                event,
+                outcome,
+                current(),
+                mechanism=mechanism,
+                tags=tags,
+                failures=failures,
+                transaction=self._members.current_transaction(),
             )
             return whole, hint
 
@@ -81,6 +91,9 @@ class SentryReporter:
     def _outage(self, code: str, described: Callable[[], tuple[Any, dict[str, Any]]]) -> str:
         def opened() -> tuple[str, Callable[[int], Any]]:
             event, hint = described()
+            if "trace" in event["contexts"]:  # it leaves later, from another thread
+                header = self._members.current_header()
+                event["contexts"]["trace"]["dynamic_sampling_context"] = header
             scope = sentry_sdk.get_isolation_scope()
             return event["event_id"], partial(_send_outage, event, hint, scope)
 
