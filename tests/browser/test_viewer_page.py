@@ -269,6 +269,25 @@ def test_status_filters(page, viewer, expect):
     assert page.get_by_role("button", name="All").get_attribute("aria-pressed") == "true"
 
 
+def test_a_trace_that_matches_no_more_leaves_the_list(page, viewer):
+    """A task that was queued has ended."""
+    line = Timeline(viewer, time.time_ns())
+    with line.span("api", "send", 0, 1, attributes={TASK_STATUS: "queued"}) as send:
+        pass
+    viewer.flush()
+    page.goto("/#/?status=queued")
+    page.locator(".trace").wait_for()
+    with (
+        trace.use_span(send),
+        line.span("worker", "process", 5, 9, attributes={TASK_STATUS: "dead"}),
+    ):
+        pass
+    viewer.flush()
+    page.get_by_text("No trace matches").wait_for(timeout=PATIENCE)
+
+    assert page.locator(".trace").count() == 0
+
+
 def test_everything_is_reached_by_keys(page, viewer):
     """Down the list, into a trace, through its spans, to the error, folded, and back."""
     chat(viewer)

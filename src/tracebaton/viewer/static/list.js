@@ -49,12 +49,11 @@ export class TraceList {
 
   take(page, { older = false } = {}) {
     const first = this.byId.size === 0;
-    // What the first page should still hold but does not was evicted, or matches no more.
-    if (!older && !page.next_cursor) this.byId = new Map(page.traces.map((trace) => [trace.trace_id, this.byId.get(trace.trace_id)]));
+    if (!older) this.forget(page);
     for (const trace of page.traces) {
       const text = JSON.stringify(trace);
-      if (this.texts.get(trace.trace_id) === text && this.byId.get(trace.trace_id)) continue;
-      trace.fresh = !first && !older && !this.byId.get(trace.trace_id);
+      if (this.texts.get(trace.trace_id) === text && this.byId.has(trace.trace_id)) continue;
+      trace.fresh = !first && !older && !this.byId.has(trace.trace_id);
       this.texts.set(trace.trace_id, text);
       this.byId.set(trace.trace_id, trace);
     }
@@ -64,6 +63,13 @@ export class TraceList {
     this.count.textContent = `${this.order.length}${this.cursor ? "+" : ""} trace${this.order.length === 1 ? "" : "s"}`;
     this.rows.set(this.order);
     this.showEmpty();
+  }
+
+  // What the first page should still hold but does not was evicted, or matches no more.
+  forget(page) {
+    const kept = new Set(page.traces.map((trace) => trace.trace_id));
+    const since = page.next_cursor ? page.traces.at(-1).start : "";
+    for (const [id, trace] of this.byId) if (trace.start > since && !kept.has(id)) this.byId.delete(id);
   }
 
   async more() {

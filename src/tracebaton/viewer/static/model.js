@@ -1,7 +1,7 @@
 // A trace as OTLP JSON becomes a tree whose times are microseconds since the trace began.
 // Nanoseconds since 1970 are beyond 2^53, so they are subtracted as BigInt before they are numbers.
 
-const SERVER = 2, PRODUCER = 4, CONSUMER = 5;
+const PRODUCER = 4, CONSUMER = 5;
 const KINDS = ["unspecified", "internal", "server", "client", "producer", "consumer"];
 const ERROR = 2;
 const QUEUE = {
@@ -154,5 +154,3 @@ export function lineOffset(line, trace) {
 function micros(ns) {
   return Number(ns) / 1000;
 }
-
-export const isEntry = (span) => [SERVER, PRODUCER, CONSUMER].includes(span.kindNumber);
