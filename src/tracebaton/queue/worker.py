@@ -116,6 +116,8 @@ class Worker:
         """Stop receiving and drain; a second call releases what is in hand at once."""
         if self._stopping.is_set():
             self._hurry.set()
+        else:
+            self._acked = 0  # the drain report counts from here
         self._stopping.set()
 
     async def run(self) -> DrainReport:
@@ -127,7 +129,6 @@ class Worker:
         self._receivers = [self._receiver() for _ in range(_pollers(self._concurrency))]
         try:
             await asyncio.gather(*(receiver.run() for receiver in self._receivers))
-            self._acked = 0
             await self._drain()
         finally:
             heartbeat.cancel()

@@ -1,0 +1,153 @@
+"""A worker and a producer on a real loopback SQS, with what they told a tracer."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from pydantic import BaseModel
+
+from tracebaton.local import LocalSqs
+from tracebaton.problems import Outcome
+from tracebaton.propagation import Propagator
+from tracebaton.queue.producer import Producer
+from tracebaton.queue.retry import RetryPolicy
+from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
+from tracebaton.queue.worker import DrainReport, Worker
+from tracebaton.tasks import Registry, Task, TaskStatus, TaskType
+from tracebaton.tasks.sqlite import SqliteTaskStore
+from tracebaton.telemetry.enrichment import StoreSpanProcessor
+
+
+class Note(BaseModel):
+    """Data of the tests' task types."""
+
+    text: str = "hello"
+    number: int = 0
+
+
+class Reports(list[tuple[BaseException, Outcome, dict[str, Any]]]):
+    """A reporter that keeps what it is given: the seam where Sentry stands in production."""
+
+    def isolated(self) -> contextlib.AbstractContextManager[None]:
+        """Isolate nothing: there is nothing shared."""
+        return contextlib.nullcontext()
+
+    def report(self, exc: BaseException, outcome: Outcome, **details: Any) -> str | None:
+        """Keep the failure and return an event id."""
+        self.append((exc, outcome, details))
+        return f"{len(self):032x}"
+
+
+@dataclass
+class Bench:
+    """Everything one test needs of the queue wing."""
+
+    local: LocalSqs
+    sqs: Sqs
+    store: SqliteTaskStore
+    provider: TracerProvider
+    exporter: InMemorySpanExporter
+    registry: Registry = field(default_factory=Registry)
+    reports: Reports = field(default_factory=Reports)
+    propagator: Propagator = field(default_factory=Propagator)
+    name: str = "tasks"
+    attempts: int = 3
+
+    def __post_init__(self) -> None:
+        self.local.create_queue("tasks-dlq")
+        target = "arn:aws:sqs:us-east-1:000000000000:tasks-dlq"
+        policy = {"deadLetterTargetArn": target, "maxReceiveCount": str(self.attempts)}
+        self.local.create_queue("tasks", {"RedrivePolicy": json.dumps(policy)})
+
+    @property
+    def queue(self) -> Queue:
+        """The queue, by URL."""
+        return Queue(self.sqs, url=self.local.queue_url(self.name))
+
+    def handle(
+        self, handler: Callable[[Note], Any], *, name: str = "note", deadline: float | None = None
+    ) -> None:
+        """Register *handler* for the type *name*."""
+        self.registry.add(TaskType(name=name, model=Note, handler=handler, deadline=deadline))
+
+    def producer(self) -> Producer:
+        """A producer as the API has it."""
+        return Producer(
+            self.sqs,
+            self.queue,
+            registry=self.registry,
+            store=self.store,
+            tracer=self.provider.get_tracer("tracebaton"),
+            propagator=self.propagator,
+            source="/api",
+        )
+
+    def worker(self, **options: Any) -> Worker:
+        """A worker with quick retries."""
+        policy = RetryPolicy(base_seconds=0.01, cap_seconds=0.01, max_attempts=self.attempts)
+        return Worker(
+            self.sqs,
+            self.queue,
+            registry=self.registry,
+            store=self.store,
+            tracer=self.provider.get_tracer("tracebaton"),
+            propagator=self.propagator,
+            **{"policy": policy, "reporter": self.reports, "wait_seconds": 1} | options,
+        )
+
+    async def ended(self, task_id: str) -> Task:
+        """Wait until the task has ended and return it."""
+        return await until(
+            lambda: self.store.get(task_id),
+            lambda task: (
+                task is not None and task.status not in {TaskStatus.QUEUED, TaskStatus.RUNNING}
+            ),
+        )
+
+    def spans(self) -> dict[str, ReadableSpan]:
+        """The last span of each name."""
+        return {span.name: span for span in self.exporter.get_finished_spans()}
+
+
+async def until(
+    ask: Callable[[], Awaitable[Any]], good: Callable[[Any], bool], seconds: float = 10
+) -> Any:
+    """Ask until the answer is *good*, and return it."""
+    async with asyncio.timeout(seconds):
+        while not good(answer := await ask()):
+            await asyncio.sleep(0.01)
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def working(worker: Worker) -> AsyncIterator[asyncio.Task[DrainReport]]:
+    """Run *worker* for the length of the block, and drain it."""
+    task = asyncio.create_task(worker.run())
+    try:
+        yield task
+    finally:
+        worker.stop()
+        await asyncio.wait_for(task, 30)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    """A fresh SQS, store and tracer."""
+    provider, exporter = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(StoreSpanProcessor())
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    store = SqliteTaskStore(tmp_path / "tasks.db")
+    async with LocalSqs() as local:
+        sqs = Sqs(SqsAccess(endpoint=local.url, region="us-east-1", anonymous=True))
+        yield Bench(local, sqs, store, provider, exporter)
+        await sqs.close()
+    await store.close()
+    provider.shutdown()
