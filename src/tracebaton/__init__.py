@@ -1,1 +1,59 @@
-"""One trace, one request store, one log schema and one error story over HTTP and SQS."""
+"""
+One trace, one request store, one log schema and one error story over HTTP and SQS.
+
+The names load when they are first used, so that ``import tracebaton`` and ``tracebaton --help``
+stay quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tracebaton.context import RequestStore as RequestStore
+    from tracebaton.context import current as current
+    from tracebaton.errors import Reject as Reject
+    from tracebaton.errors import RetryLater as RetryLater
+    from tracebaton.errors import TracebatonError as TracebatonError
+    from tracebaton.http.middleware import instrument as instrument
+    from tracebaton.logs import configure_logging as configure_logging
+    from tracebaton.queue.producer import Producer as Producer
+    from tracebaton.queue.worker import Worker as Worker
+    from tracebaton.runtime import Tracebaton as Tracebaton
+    from tracebaton.settings import Settings as Settings
+    from tracebaton.tasks import Task as Task
+
+_HOME = {
+    "Producer": "queue.producer",
+    "Reject": "errors",
+    "RequestStore": "context",
+    "RetryLater": "errors",
+    "Settings": "settings",
+    "Task": "tasks",
+    "Tracebaton": "runtime",
+    "TracebatonError": "errors",
+    "Worker": "queue.worker",
+    "configure_logging": "logs",
+    "current": "context",
+    "instrument": "http.middleware",
+}
+
+__all__ = [
+    "Producer",
+    "Reject",
+    "RequestStore",
+    "RetryLater",
+    "Settings",
+    "Task",
+    "Tracebaton",
+    "TracebatonError",
+    "Worker",
+    "configure_logging",
+    "current",
+    "instrument",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tracebaton' has no attribute {name!r}")
+    return getattr(import_module(f"tracebaton.{_HOME[name]}"), name)

@@ -33,11 +33,16 @@ SENTRY_TRACE: Final = "sentry-trace"
 X_CORRELATION_ID: Final = "x-correlation-id"
 X_REQUEST_ID: Final = "x-request-id"
 AWS_TRACE_HEADER: Final = "AWSTraceHeader"
+X_API_KEY: Final = "x-api-key"
 
 # HTTP spans.
 HTTP_ROUTE: Final = "http.route"
 HTTP_REQUEST_METHOD: Final = "http.request.method"
 HTTP_STATUS_CODE: Final = "http.response.status_code"
+#: The caller left before the answer was complete; nothing failed.
+CLIENT_DISCONNECTED: Final = "tracebaton.client.disconnected"
+#: The code a WebSocket was closed with (RFC 6455, 7.4).
+WEBSOCKET_CLOSE_CODE: Final = "tracebaton.websocket.close_code"
 URL_PATH: Final = "url.path"
 URL_QUERY: Final = "url.query"
 ERROR_TYPE: Final = "error.type"
@@ -92,6 +97,11 @@ LOG_FIELDS: Final = (
 # Event names.
 EVENT_HTTP_REQUEST: Final = "http.request"
 EVENT_HTTP_ERROR: Final = "http.error"
+#: Telemetry itself stumbled; the request went on without it.
+EVENT_TELEMETRY_FAILED: Final = "telemetry.failed"
+EVENT_SERVICE_READY: Final = "service.ready"
+EVENT_SERVICE_NOT_READY: Final = "service.not_ready"
+EVENT_API_KEYS_UNREADABLE: Final = "api_keys.unreadable"
 EVENT_TASK_ENQUEUED: Final = "task.enqueued"
 EVENT_TASK_STARTED: Final = "task.started"
 EVENT_TASK_SUCCEEDED: Final = "task.succeeded"

@@ -25,7 +25,13 @@ from pydantic import (
 
 from tracebaton.errors import ConfigurationError
 
-__all__ = ["ENVIRONMENT", "SAMPLERS", "Settings", "prefer_stable_http_conventions"]
+__all__ = [
+    "ENVIRONMENT",
+    "SAMPLERS",
+    "Settings",
+    "child_environment",
+    "prefer_stable_http_conventions",
+]
 
 #: The samplers of the OpenTelemetry specification and the rate each stands for; None: the argument.
 SAMPLERS: Mapping[str, float | None] = {
@@ -130,6 +136,7 @@ class Settings(BaseModel):
     retention_hours: float = Field(168.0, alias="TRACEBATON_RETENTION_HOURS", gt=0)
 
     # The rest
+    stop_with_stdin: bool = Field(False, alias="TRACEBATON_STOP_WITH_STDIN")
     data: Path = Field(Path(".tracebaton"), alias="TRACEBATON_DATA")
     viewer_url: HttpUrl = Field(None, alias="TRACEBATON_VIEWER_URL")
     log_format: Literal["json", "pretty"] | None = Field(None, alias="TRACEBATON_LOG_FORMAT")
@@ -263,6 +270,11 @@ class Settings(BaseModel):
 ENVIRONMENT: Mapping[str, str] = {
     name: str(field.alias) for name, field in Settings.model_fields.items()
 }
+
+
+def child_environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Return this process's environment with *changes* for a child; None leaves a name as it is."""
+    return dict(os.environ) | {name: value for name, value in changes.items() if value is not None}
 
 
 def prefer_stable_http_conventions() -> None:

@@ -1,0 +1,5 @@
+"""Run the command as ``python -m tracebaton``."""
+
+from tracebaton.cli import main
+
+main()

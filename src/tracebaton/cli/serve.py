@@ -1,0 +1,100 @@
+"""``dev``, ``api`` and ``worker``: the commands that stay until they are told to stop."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["api", "dev", "worker"]
+
+_CHAT = "tracebaton.examples.chat:app"
+
+App = Annotated[str, typer.Argument(help="The application, module:attribute.")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(help="Port to listen on, 0 for any free one.")]
+
+
+def dev(
+    app: App = _CHAT,
+    host: Host = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="API port; 8000 if free.")] = None,
+    sqs_port: Annotated[int | None, typer.Option(help="SQS port; 9324 if free.")] = None,
+    viewer_port: Annotated[int | None, typer.Option(help="Viewer port; 8001 if free.")] = None,
+    data: Annotated[Path, typer.Option(help="Folder of tasks and traces.")] = Path(".tracebaton"),
+    viewer: Annotated[bool, typer.Option(help="Serve the trace viewer.")] = True,
+) -> None:
+    """Run API, worker, a local SQS and a trace viewer on this machine."""
+    from tracebaton.dev import DevOptions, run_dev
+
+    options = DevOptions(
+        app=app,
+        host=host,
+        port=port,
+        sqs_port=sqs_port,
+        viewer_port=viewer_port,
+        data=data,
+        viewer=viewer,
+    )
+    failures: list[int] = []
+
+    def fail(name: str, code: int) -> None:
+        print(f"tracebaton: the {name} process ended by itself with {code}", file=sys.stderr)
+        failures.append(2 if code == 2 else 1)
+
+    asyncio.run(
+        run_dev(
+            options,
+            announce=_announce_dev,
+            pretty=sys.stdout.isatty(),
+            out=sys.stdout.buffer,
+            fail=fail,
+        )
+    )
+    _leave(max(failures, default=0))
+
+
+def api(app: App = _CHAT, host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Serve the API."""
+    from tracebaton.processes import load_app, run_api
+
+    asyncio.run(run_api(load_app(app), host=host, port=port, announce=_announce))
+    _leave(0)
+
+
+def worker(app: App = _CHAT, host: Host = "127.0.0.1", port: Port = 0) -> None:
+    """Run the worker; --host and --port are those of its health page."""
+    from tracebaton.processes import load_app, run_worker
+
+    asyncio.run(run_worker(load_app(app), host=host, port=port, announce=_announce))
+    _leave(0)
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    raise typer.Exit(code)
+
+
+def _announce(event: Mapping[str, Any]) -> None:
+    """Print the one line that says a process is up."""
+    if not sys.stdout.isatty():
+        print(json.dumps(event), flush=True)
+        return
+    rest = "  ".join(f"{name} {value}" for name, value in event.items() if name != "event")
+    print(f"{event['event']}  {rest}", flush=True)
+
+
+def _announce_dev(event: Mapping[str, Any]) -> None:
+    if not sys.stdout.isatty():
+        _announce(event)
+        return
+    print(
+        f"ready  api {event['api']}  viewer {event['viewer'] or 'off'}  sqs {event['sqs']}"
+        f"  tasks {event['store']}\n"
+        f"try    curl -s {event['api']}/v1/ai/chat -H 'content-type: application/json'"
+        """ -d '{"message": "What is one trace?"}'""",
+        flush=True,
+    )

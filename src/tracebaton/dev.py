@@ -1,0 +1,257 @@
+"""
+``tracebaton dev``: API and worker as two real processes, with an SQS and a viewer beside them.
+
+What runs here is what runs in production: the same two commands over the same wire. This process
+holds the loopback SQS and the viewer, and stops API, worker, viewer and SQS in that order.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tracebaton.errors import ConfigurationError, TracebatonError
+from tracebaton.local import LocalSqs
+from tracebaton.processes import Announce, on_signals, serving
+from tracebaton.settings import Settings, child_environment
+from tracebaton.viewer.app import create_viewer
+from tracebaton.viewer.spans import SpanStore
+
+__all__ = ["DevOptions", "run_dev"]
+
+QUEUE, DLQ, QUARANTINE = "tasks", "tasks-dlq", "tasks-quarantine"
+#: Seconds a child process may take until it is up.
+_START_SECONDS = 30.0
+#: Seconds beyond the drain time until a child that does not end is killed.
+_STOP_SECONDS = 12.0
+
+_log = logging.getLogger("tracebaton.dev")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevOptions:
+    """
+    What the command line says.
+
+    Attributes:
+        port: The API's port, None for the usual one or else any free one; likewise the others.
+        viewer: Whether to serve the viewer.
+    """
+
+    app: str
+    host: str = "127.0.0.1"
+    port: int | None = None
+    sqs_port: int | None = None
+    viewer_port: int | None = None
+    data: Path = Path(".tracebaton")
+    viewer: bool = True
+
+
+#: The ports people find first, taken where they are free and none was asked for.
+_USUAL = {"api": 8000, "viewer": 8001, "sqs": 9324}
+
+
+class _Child:
+    """One process of ours: its lines are passed on, its ready event is kept."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, out: BinaryIO) -> None:
+        self.name = name
+        self.process = process
+        self._out = out
+        self.ready: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+        self._lines = asyncio.create_task(self._pass_on())
+
+    async def _pass_on(self) -> None:
+        assert self.process.stdout is not None  # it was made with a pipe
+        marker = f'{{"event": "{self.name}.ready"'.encode()
+        while line := await self.process.stdout.readline():
+            if not self.ready.done() and line.startswith(marker):
+                self.ready.set_result(json.loads(line))
+            else:
+                self._out.write(line)
+                self._out.flush()
+        await self.process.wait()
+        if not self.ready.done():
+            self.ready.cancel()
+
+    async def stop(self, seconds: float) -> None:
+        """Ask it to drain, and end it if it does not within *seconds*."""
+        if self.process.returncode is None:
+            self.process.terminate()
+        try:
+            await asyncio.wait_for(self.process.wait(), seconds)
+        except TimeoutError:
+            _log.error("dev.child_killed", extra={"fields": {"process": self.name}})
+            self.process.kill()
+            await self.process.wait()
+        await self._lines
+
+
+async def run_dev(
+    options: DevOptions,
+    *,
+    announce: Announce,
+    pretty: bool,
+    out: BinaryIO,
+    fail: Callable[[str, int], None],
+) -> None:
+    """
+    Run everything until a signal comes or a child ends by itself.
+
+    Args:
+        announce: Gets the ``dev.ready`` event once all is up.
+        pretty: Children log for people.
+        out: Where the children's lines go.
+        fail: Told the name and exit code of a child that ended by itself.
+    """
+    settings = Settings.load()
+    stop = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        on_signals(stop.set)
+        sqs = await stack.enter_async_context(_sqs(options))
+        policy = {"deadLetterTargetArn": "", "maxReceiveCount": str(settings.max_attempts)}
+        _create_queues(sqs, settings, policy)
+        viewer = await stack.enter_async_context(_viewer(options)) if options.viewer else None
+        environment = child_environment(
+            {
+                "AWS_ENDPOINT_URL_SQS": sqs.url,
+                "TRACEBATON_QUEUE_URL": sqs.queue_url(QUEUE),
+                "TRACEBATON_DLQ_URL": sqs.queue_url(DLQ),
+                "TRACEBATON_QUARANTINE_URL": sqs.queue_url(QUARANTINE),
+                "TRACEBATON_DATA": str(options.data),
+                "TRACEBATON_VIEWER_URL": viewer,
+                "TRACEBATON_STOP_WITH_STDIN": "1",
+                "TRACEBATON_LOG_FORMAT": settings.log_format or ("pretty" if pretty else "json"),
+            }
+        )
+        port = _port(options.host, options.port, "api")
+        # The exit stack runs backwards: worker first here, so that the API stops first.
+        worker = await _start(stack, "worker", options, 0, environment, out, settings)
+        api = await _start(stack, "api", options, port, environment, out, settings)
+        ready = await _up(api, worker, stop, fail)
+        if ready is None:
+            return
+        announce(
+            {
+                "event": "dev.ready",
+                "api": ready["api"],
+                "sqs": sqs.url,
+                "queue_url": sqs.queue_url(QUEUE),
+                "dlq_url": sqs.queue_url(DLQ),
+                "store": ready["store"],
+                "viewer": viewer,
+            }
+        )
+        await _until_over(api, worker, stop, fail)
+
+
+@asynccontextmanager
+async def _sqs(options: DevOptions) -> AsyncIterator[LocalSqs]:
+    port = _port("127.0.0.1", options.sqs_port, "sqs")
+    try:
+        async with LocalSqs(port=port) as sqs:
+            yield sqs
+    except OSError as exc:
+        raise ConfigurationError(f"--sqs-port: {port} cannot be used: {exc}") from exc
+
+
+def _create_queues(sqs: LocalSqs, settings: Settings, policy: dict[str, str]) -> None:
+    sqs.create_queue(DLQ, {"MessageRetentionPeriod": "1209600"})
+    sqs.create_queue(QUARANTINE, {"MessageRetentionPeriod": "1209600"})
+    policy["deadLetterTargetArn"] = f"arn:aws:sqs:us-east-1:000000000000:{DLQ}"
+    sqs.create_queue(
+        QUEUE,
+        {
+            "VisibilityTimeout": str(settings.visibility_seconds),
+            "RedrivePolicy": json.dumps(policy),
+        },
+    )
+
+
+@asynccontextmanager
+async def _viewer(options: DevOptions) -> AsyncIterator[str]:
+    options.data.mkdir(parents=True, exist_ok=True)
+    port = _port("127.0.0.1", options.viewer_port, "viewer")
+    with SpanStore(options.data / "viewer.db") as store:
+        async with serving(create_viewer(store), host="127.0.0.1", port=port) as (url, _):
+            yield url
+
+
+def _port(host: str, asked: int | None, name: str) -> int:
+    """Return the port asked for; where none was, the usual one if it is free, else any."""
+    if asked is not None:
+        return asked
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, _USUAL[name]))
+        except OSError:
+            return 0
+    return _USUAL[name]
+
+
+async def _start(
+    stack: AsyncExitStack,
+    name: str,
+    options: DevOptions,
+    port: int,
+    environment: Mapping[str, str],
+    out: BinaryIO,
+    settings: Settings,
+) -> _Child:
+    host = options.host if name == "api" else "127.0.0.1"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tracebaton", name, options.app),
+        *("--host", host, "--port", str(port)),
+        env=environment,
+        stdin=asyncio.subprocess.PIPE,  # closes with this process, however it ends
+        stdout=asyncio.subprocess.PIPE,
+        limit=1024 * 1024,
+        # Ctrl-C reaches the whole group; this process decides who stops when.
+        start_new_session=True,
+    )
+    child = _Child(name, process, out)
+    stack.push_async_callback(child.stop, settings.drain_seconds + _STOP_SECONDS)
+    return child
+
+
+async def _up(
+    api: _Child, worker: _Child, stop: asyncio.Event, fail: Callable[[str, int], None]
+) -> Mapping[str, Any] | None:
+    """Return the API's ready event once both are up, None if that will not happen."""
+    ready = asyncio.gather(api.ready, worker.ready)
+    stopped = asyncio.ensure_future(stop.wait())
+    waiting: set[asyncio.Future[Any]] = {ready, stopped}
+    await asyncio.wait(waiting, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if ready.done() and not ready.cancelled():
+        return ready.result()[0]
+    ready.cancel()
+    for child in (api, worker):
+        if child.process.returncode is not None:
+            fail(child.name, child.process.returncode)
+            return None
+    if not stop.is_set():
+        raise TracebatonError(f"API or worker was not up after {_START_SECONDS:.0f} s")
+    return None
+
+
+async def _until_over(
+    api: _Child, worker: _Child, stop: asyncio.Event, fail: Callable[[str, int], None]
+) -> None:
+    ends = {asyncio.ensure_future(child.process.wait()): child for child in (api, worker)}
+    stopped = asyncio.ensure_future(stop.wait())
+    waiting: set[asyncio.Future[Any]] = {*ends, stopped}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for end, child in ends.items():
+        if end.done() and not stop.is_set():
+            fail(child.name, end.result())
+        end.cancel()
+    stopped.cancel()

@@ -1,0 +1,1 @@
+"""Worked examples; `tracebaton dev` runs the chat service."""

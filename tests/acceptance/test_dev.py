@@ -1,0 +1,107 @@
+"""The first five minutes: ``tracebaton dev`` and nothing else."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from command import ended, running
+
+pytestmark = pytest.mark.acceptance
+
+DEV = ("dev", "--port", "0", "--sqs-port", "0", "--viewer-port", "0")
+
+
+def test_a_chat_message_is_one_trace_in_the_viewer(tmp_path: Path) -> None:
+    """202, the result, and both halves in one waterfall."""
+    with running(*DEV, env={}, cwd=tmp_path) as dev:
+        ready = dev.ready()
+        with httpx.Client(base_url=ready["api"]) as client:
+            answer = client.post(
+                "/v1/ai/chat",
+                json={"message": "What is one trace?"},
+                headers={"X-Correlation-ID": "first-five-minutes"},
+            )
+            task = ended(client, answer.json()["task_id"])
+        spans = trace_in_viewer(ready["viewer"], task["trace_id"], names=4)
+        code = dev.stop()
+
+    by_id = {span["spanId"]: span["name"] for span in spans}
+    shape = {span["name"]: by_id.get(span.get("parentSpanId", "")) for span in spans}
+    assert set(ready) == {"event", "api", "sqs", "queue_url", "dlq_url", "store", "viewer"}
+    assert (answer.status_code, answer.headers["location"]) == (202, f"/v1/tasks/{task['task_id']}")
+    assert set(answer.json()) == {
+        *("task_id", "type", "status", "correlation_id", "trace_id", "created_at", "links")
+    }
+    assert answer.headers["x-correlation-id"] == "first-five-minutes"
+    assert (task["status"], task["result"]["model"]) == ("succeeded", "local")
+    assert shape == {
+        "POST /v1/ai/chat": None,
+        "send tasks": "POST /v1/ai/chat",
+        "process tasks": "send tasks",
+        "chat local": "process tasks",
+    }
+    assert {attribute(span, "tracebaton.correlation_id") for span in spans} == {
+        "first-five-minutes"
+    }
+    assert code == 0
+    assert dev.errors == []
+
+
+def test_dev_stops_in_order_and_leaves_no_child(tmp_path: Path) -> None:
+    """SIGTERM: API, then worker, exit 0, and the worker says what it drained."""
+    with running(*DEV, env={}, cwd=tmp_path) as dev:
+        dev.ready()
+        begun = time.monotonic()
+        code = dev.stop()
+
+    assert code == 0
+    assert time.monotonic() - begun < 12
+    assert [event["event"] for event in dev.events if event["event"] == "worker.drained"]
+
+
+def test_a_bad_setting_stops_dev_with_one_line(tmp_path: Path) -> None:
+    """Exit 2, every bad variable in one line, no traceback."""
+    env = {"TRACEBATON_CONCURRENCY": "many", "SENTRY_DSN": "nonsense"}
+    with running(*DEV, env=env, cwd=tmp_path) as dev:
+        code = dev.wait()
+
+    assert code == 2
+    assert len(dev.errors) == 1
+    assert "TRACEBATON_CONCURRENCY" in dev.errors[0]
+    assert "SENTRY_DSN" in dev.errors[0]
+
+
+def test_an_application_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    """A wrong APP is a usage error."""
+    with running("api", "no_such_module:app", env={}, cwd=tmp_path) as api:
+        code = api.wait()
+
+    assert code == 2
+    assert api.errors == [
+        "tracebaton: APP: there is no module 'no_such_module' here or on sys.path"
+    ]
+
+
+def trace_in_viewer(viewer: str, trace_id: str, *, names: int) -> list[dict[str, Any]]:
+    """Wait until the viewer has *names* spans of the trace, at most five seconds."""
+    deadline = time.monotonic() + 5
+    while True:
+        answer = httpx.get(f"{viewer}/api/traces/{trace_id}")
+        found = [
+            span
+            for resource in answer.json().get("resourceSpans", ())
+            for scope in resource["scopeSpans"]
+            for span in scope["spans"]
+        ]
+        if len(found) >= names or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+def attribute(span: dict[str, Any], name: str) -> Any:
+    """The value of a string attribute."""
+    return next(
+        (a["value"].get("stringValue") for a in span["attributes"] if a["key"] == name), None
+    )
