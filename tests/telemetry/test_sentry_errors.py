@@ -18,6 +18,8 @@ from tracebaton.errors import QueueUnavailable, ResultTooLarge
 from tracebaton.problems import outcome_of
 from tracebaton.telemetry.pipeline import Telemetry
 
+pytestmark = pytest.mark.backends
+
 
 def raised(exc: BaseException) -> BaseException:
     """Return *exc* with a traceback."""

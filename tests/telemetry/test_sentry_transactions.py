@@ -16,6 +16,8 @@ from sentry_receiver import SentryReceiver
 from tracebaton.context import RequestStore, entered
 from tracebaton.telemetry.pipeline import Telemetry
 
+pytestmark = pytest.mark.backends
+
 NEW = {"http.request.method": "POST", "http.route": "/v1/jobs/{job_id}"}
 OLD = {"http.method": "POST", "http.route": "/v1/jobs/{job_id}"}
 SEND = {

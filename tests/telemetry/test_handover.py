@@ -1,0 +1,105 @@
+"""Work handed to background threads."""
+
+import os
+import threading
+
+import pytest
+
+from tracebaton.telemetry.handover import Handover
+
+
+def test_items_are_handled_in_order_by_another_thread() -> None:
+    """And drain waits for all of them."""
+    seen: list[tuple[int, str]] = []
+    handover: Handover[int] = Handover(
+        lambda item: seen.append((item, threading.current_thread().name)), name="back", limit=100
+    )
+    for number in range(50):
+        assert handover.submit(number)
+
+    assert handover.drain(5)
+    assert seen == [(number, "back") for number in range(50)]
+    assert len(handover) == 0
+
+
+def test_a_full_queue_refuses_and_a_deadline_is_kept() -> None:
+    """What is in hand counts as waiting until it is done."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def handle(item: int) -> None:
+        begun.set()
+        gate.wait(5)
+
+    handover: Handover[int] = Handover(handle, name="back", limit=2)
+    handover.submit(0)
+    assert begun.wait(5)
+
+    assert [handover.submit(number) for number in (1, 2, 3)] == [True, True, False]
+    assert not handover.drain(0.01)
+    assert len(handover) == 3
+    gate.set()
+    assert handover.drain(5)
+
+
+def test_several_threads_run_when_one_is_not_enough() -> None:
+    """They meet, which one alone could not."""
+    barrier = threading.Barrier(3)
+    handover: Handover[int] = Handover(
+        lambda item: barrier.wait(5), name="back", limit=10, threads=3
+    )
+    for number in range(3):
+        handover.submit(number)
+
+    assert handover.drain(5)
+
+
+def test_a_failure_costs_its_item_only(caplog: pytest.LogCaptureFixture) -> None:
+    """The thread lives on, the line says what was wrong."""
+    seen: list[int] = []
+
+    def handle(item: int) -> None:
+        seen.append(1 // item)
+
+    handover: Handover[int] = Handover(handle, name="back", limit=10)
+    handover.submit(0)
+    handover.submit(1)
+
+    assert handover.drain(5)
+    assert seen == [1]
+    (line,) = caplog.records
+    assert (line.message, line.exc_info is not None) == ("telemetry.handover_failed", True)
+
+
+def test_a_tick_comes_when_it_asked_to_and_when_it_is_woken() -> None:
+    """The queue may be empty all the while."""
+    ticks = threading.Semaphore(0)
+    delays = iter([0.01, None, None])
+
+    def tick() -> float | None:
+        ticks.release()
+        return next(delays, None)
+
+    handover: Handover[int] = Handover(lambda item: None, name="back", limit=1, tick=tick)
+    handover.wake()
+    assert ticks.acquire(timeout=5)
+    assert ticks.acquire(timeout=5)
+    handover.wake()
+    assert ticks.acquire(timeout=5)
+
+
+def test_a_forked_child_starts_empty() -> None:
+    """Its parent's items are the parent's to handle."""
+    gate = threading.Event()
+    handover: Handover[int] = Handover(lambda item: gate.wait(5), name="back", limit=10)
+    handover.submit(1)
+    handover.submit(2)
+    child = os.fork()
+    if child == 0:
+        gate.set()
+        empty = handover.drain(0) and handover.submit(3) and handover.drain(5)
+        os._exit(0 if empty else 1)
+    _, status = os.waitpid(child, 0)
+    gate.set()
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert handover.drain(5)

@@ -1,0 +1,306 @@
+"""What is built from which settings, and how it stops."""
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import NoOpTracerProvider, SpanKind
+from otlp_receiver import OtlpReceiver
+from sentry_receiver import SentryReceiver
+
+from tracebaton.context import RequestStore, bind_trace, current, entered
+from tracebaton.errors import ConfigurationError
+from tracebaton.problems import NO_REPORTER, outcome_of
+from tracebaton.settings import Settings
+from tracebaton.telemetry.pipeline import resource_of
+from tracebaton.telemetry.sentry import check_sdk
+
+pytestmark = pytest.mark.backends
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """Listen and never accept: connections hang in the backlog."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_without_a_sink_there_are_spans_and_nothing_is_sent(pipelines: Any) -> None:
+    """Ids work, nobody reports, no log leaves, no thread runs."""
+    before = threading.active_count()
+    telemetry = pipelines({})
+    with entered(RequestStore()), telemetry.tracer.start_as_current_span("x") as span:
+        assert current().correlation_id == f"{span.get_span_context().trace_id:032x}"
+    report = telemetry.shutdown(1)
+
+    assert isinstance(telemetry.tracer_provider, TracerProvider)
+    assert telemetry.reporter is NO_REPORTER
+    assert telemetry.log_handler is None
+    assert (report.spans_exported, report.spans_dropped, report.complete) == (0, 0, True)
+    assert threading.active_count() == before
+
+
+def test_every_sink_gets_every_span(
+    pipelines: Any, otlp: OtlpReceiver, sentry: SentryReceiver
+) -> None:
+    """Sentry, OTLP and the viewer at once."""
+    telemetry = pipelines(
+        {
+            "SENTRY_DSN": sentry.dsn,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url + "/backend",
+            "TRACEBATON_VIEWER_URL": otlp.url + "/viewer",
+        }
+    )
+    telemetry.tracer.start_span("x").end()
+    assert telemetry.force_flush(5)
+    report = telemetry.shutdown(5)
+
+    assert [span.name for span in otlp.spans()] == ["x", "x"]
+    assert [event["transaction"] for event in sentry.transactions()] == ["x"]
+    assert (report.spans_exported, report.spans_dropped, report.complete) == (3, 0, True)
+    assert telemetry.shutdown(5) is report
+
+
+def test_a_disabled_sdk_makes_no_span_and_still_reports(
+    pipelines: Any, otlp: OtlpReceiver, sentry: SentryReceiver
+) -> None:
+    """OTEL_SDK_DISABLED: no exporter, fresh correlation ids, failures go to Sentry."""
+    telemetry = pipelines(
+        {
+            "OTEL_SDK_DISABLED": "true",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url,
+            "TRACEBATON_VIEWER_URL": otlp.url,
+            "SENTRY_DSN": sentry.dsn,
+        }
+    )
+    exc = ValueError("boom")
+    with (
+        telemetry.reporter.isolated(),
+        entered(RequestStore()),
+        telemetry.tracer.start_as_current_span("x", kind=SpanKind.SERVER) as span,
+    ):
+        store = bind_trace(None)
+        telemetry.reporter.report(exc, outcome_of(exc), mechanism="asgi", tags={})
+    telemetry.shutdown(5)
+
+    (event,) = sentry.events()
+
+    assert isinstance(telemetry.tracer_provider, NoOpTracerProvider)
+    assert not span.get_span_context().is_valid
+    assert event["tags"]["correlation_id"] == store.correlation_id
+    assert telemetry.log_handler is None
+    assert otlp.requests == []
+    assert sentry.transactions() == []
+
+
+def test_the_resource_names_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Own variables over OTEL_RESOURCE_ATTRIBUTES over defaults; an id for each process."""
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=env,team=a,service.version=9")
+    plain = resource_of(Settings.load({}), role="worker").attributes
+    named = resource_of(
+        Settings.load(
+            {"OTEL_SERVICE_NAME": "mine", "SENTRY_RELEASE": "r1", "SENTRY_ENVIRONMENT": "lab"}
+        ),
+        role="api",
+    ).attributes
+    monkeypatch.delenv("OTEL_RESOURCE_ATTRIBUTES")
+    default = resource_of(Settings.load({}), role="worker").attributes
+
+    assert (plain["service.name"], plain["service.version"], plain["team"]) == ("env", "9", "a")
+    assert (
+        named["service.name"],
+        named["service.version"],
+        named["deployment.environment.name"],
+    ) == ("mine", "r1", "lab")
+    assert default["service.name"] == "tracebaton-worker"
+    assert default["deployment.environment.name"] == "production"
+    assert default["service.instance.id"] != plain["service.instance.id"]
+
+
+@pytest.mark.parametrize("sink", ["OTEL_EXPORTER_OTLP_ENDPOINT", "TRACEBATON_VIEWER_URL"])
+def test_a_stop_is_in_time_with_a_collector_that_never_answers(
+    pipelines: Any, black_hole: str, sink: str
+) -> None:
+    """The SDK alone takes 30 s; the report says that nothing left."""
+    telemetry = pipelines({sink: f"http://{black_hole}"})
+    for _ in range(10):
+        telemetry.tracer.start_span("x").end()
+    begun = time.monotonic()
+    report = telemetry.shutdown(0.3)
+
+    assert time.monotonic() - begun < 1
+    assert (report.spans_exported, report.spans_dropped, report.complete) == (0, 10, False)
+
+
+def test_a_stop_is_in_time_with_a_sentry_that_never_answers(
+    pipelines: Any, black_hole: str
+) -> None:
+    """And with one that is not there at all."""
+    for address in (black_hole, "127.0.0.1:9"):
+        telemetry = pipelines({"SENTRY_DSN": f"http://public@{address}/1"})
+        for _ in range(10):
+            telemetry.tracer.start_span("x").end()
+        begun = time.monotonic()
+        report = telemetry.shutdown(0.3)
+
+        assert time.monotonic() - begun < 1
+        assert (report.spans_exported, report.spans_dropped) == (0, 10)
+
+
+@pytest.mark.parametrize("status", [500, 429, 413])
+def test_envelopes_that_sentry_refuses_are_counted(
+    pipelines: Any, sentry: SentryReceiver, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line an interval, whatever it answers."""
+    sentry.status = status
+    telemetry = pipelines({"SENTRY_DSN": sentry.dsn})
+    for _ in range(3):
+        telemetry.tracer.start_span("x").end()
+    report = telemetry.shutdown(5)
+
+    assert (report.spans_exported, report.spans_dropped, report.complete) == (0, 3, True)
+    assert [r.message for r in caplog.records if r.name == "tracebaton.telemetry"] == [
+        "telemetry.spans_lost"
+    ]
+
+
+def test_a_burst_to_a_slow_sentry_arrives_whole(pipelines: Any, sentry: SentryReceiver) -> None:
+    """500 transactions at 20 ms a round trip, flushed within the deadline of the stop."""
+    sentry.delay = 0.02
+    telemetry = pipelines({"SENTRY_DSN": sentry.dsn})
+    for _ in range(500):
+        telemetry.tracer.start_span("x").end()
+    report = telemetry.shutdown(10)
+
+    assert (report.spans_exported, report.spans_dropped, report.complete) == (500, 0, True)
+    assert len(sentry.transactions()) == 500
+
+
+def test_a_flush_says_when_it_was_not_enough(pipelines: Any, sentry: SentryReceiver) -> None:
+    """A sink that is slower than the caller's patience."""
+    sentry.delay = 0.5
+    telemetry = pipelines({"SENTRY_DSN": sentry.dsn})
+    telemetry.tracer.start_span("x").end()
+
+    assert not telemetry.force_flush(0.05)
+    assert telemetry.force_flush(5)
+
+
+def test_an_unreachable_sink_keeps_no_process_alive(black_hole: str) -> None:
+    """No shutdown is called: the interpreter ends without waiting for either."""
+    code = """
+import sys
+from tracebaton.settings import Settings
+from tracebaton.telemetry import build
+hole = sys.argv[1]
+telemetry = build(Settings.load({
+    "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{hole}", "TRACEBATON_VIEWER_URL": f"http://{hole}",
+    "SENTRY_DSN": f"http://public@{hole}/1"}), role="api")
+telemetry.tracer.start_span("x").end()
+print(telemetry.shutdown(0.2).spans_dropped)
+"""
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, black_hole],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert (done.returncode, done.stdout) == (0, "3\n")
+    assert time.monotonic() - begun < 8
+
+
+def test_install_makes_provider_and_propagator_global() -> None:
+    """Once a process: a second build keeps the first provider and takes over the propagator."""
+    code = """
+from opentelemetry import propagate, trace
+from tracebaton.settings import Settings
+from tracebaton.telemetry import build
+first = build(Settings.load({}), role="api")
+assert trace.get_tracer_provider() is first.tracer_provider
+second = build(Settings.load({}), role="api")
+assert trace.get_tracer_provider() is first.tracer_provider
+assert propagate.get_global_textmap() is second.propagator
+third = build(Settings.load({}), role="api", install=False)
+assert propagate.get_global_textmap() is second.propagator
+import os
+assert os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] == "http"
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=30
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+class TestOtlpMode:
+    """Sentry's OTLP endpoint in place of transactions."""
+
+    def test_spans_go_to_sentrys_endpoint_and_failures_stay_linked(
+        self, pipelines: Any, sentry: SentryReceiver
+    ) -> None:
+        """Ops by sentry.op, parent and child, no transaction besides."""
+        telemetry = pipelines({"SENTRY_DSN": sentry.dsn, "TRACEBATON_SENTRY_MODE": "otlp"})
+        exc = ValueError("boom")
+        with (
+            telemetry.reporter.isolated(),
+            telemetry.tracer.start_as_current_span(
+                "GET /x", kind=SpanKind.SERVER, attributes={"http.request.method": "GET"}
+            ) as server,
+        ):
+            telemetry.reporter.report(exc, outcome_of(exc), mechanism="asgi", tags={})
+            telemetry.tracer.start_span("inner").end()
+        report = telemetry.shutdown(5)
+
+        (event,) = sentry.events()
+        (resource,) = sentry.resource_spans()
+        spans = {span.name: span for scope in resource.scope_spans for span in scope.spans}
+        ops = {a.value.string_value for a in spans["GET /x"].attributes if a.key == "sentry.op"}
+
+        assert ops == {"http.server"}
+        assert spans["inner"].parent_span_id == spans["GET /x"].span_id
+        assert sentry.otlp_headers[0]["x-sentry-auth"].startswith("Sentry sentry_key=public,")
+        assert sentry.transactions() == []
+        span = server.get_span_context()
+        assert event["contexts"]["trace"]["trace_id"] == f"{span.trace_id:032x}"
+        assert event["contexts"]["trace"]["span_id"] == f"{span.span_id:016x}"
+        assert (report.spans_exported, report.spans_dropped, report.complete) == (2, 0, True)
+
+    @pytest.mark.parametrize(("version", "lifecycle"), [("3.0.0", None), ("2.75.0", "stream")])
+    def test_a_sentry_sdk_without_transactions_is_refused(
+        self, version: str, lifecycle: str | None
+    ) -> None:
+        """It would send nothing, in silence; mode otlp does not need it."""
+        with pytest.raises(ConfigurationError, match="TRACEBATON_SENTRY_MODE=otlp"):
+            check_sdk("span-processor", version=version, lifecycle=lifecycle)
+
+        check_sdk("otlp", version=version, lifecycle=lifecycle)
+        check_sdk("span-processor", version="2.62.0", lifecycle="static")
+
+
+def test_the_profiler_runs_when_asked_and_links_its_transactions(
+    pipelines: Any, sentry: SentryReceiver
+) -> None:
+    """The continuous profiler, the one that works under OpenTelemetry; its chunk is flushed."""
+    variables = {"SENTRY_DSN": sentry.dsn, "SENTRY_PROFILE_SESSION_SAMPLE_RATE": "1"}
+    telemetry = pipelines(variables)
+    with telemetry.tracer.start_as_current_span("busy"):
+        until = time.monotonic() + 0.1
+        while time.monotonic() < until:
+            sum(range(1000))
+    telemetry.shutdown(5)
+
+    (event,) = sentry.transactions()
+    chunks = sentry.items("profile_chunk")
+
+    assert len(chunks) >= 1
+    assert event["contexts"]["trace"]["data"]["profiler_id"] == chunks[0]["profiler_id"]

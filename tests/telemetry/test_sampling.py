@@ -1,0 +1,141 @@
+"""Who decides about a trace, and that the decision is one."""
+
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
+from sentry_sdk.tracing_utils import _generate_sample_rand
+
+from tracebaton.context import RequestStore, entered, in_context
+from tracebaton.propagation import Propagator
+from tracebaton.telemetry.sampling import HeadSampler, sample_rand
+
+IDS = [Random(n).getrandbits(128) for n in range(400)]
+HTTP = "00-{:032x}-1234567890123456-0{}"
+
+
+def keeps(
+    sampler: HeadSampler,
+    context: Context,
+    trace_id: int = IDS[0],
+    attributes: Mapping[str, Any] | None = None,
+) -> bool:
+    result = sampler.should_sample(context, trace_id, "x", SpanKind.SERVER, attributes)
+    return result.decision is Decision.RECORD_AND_SAMPLE
+
+
+def local_parent(flags: int) -> Context:
+    span = SpanContext(IDS[0], 1, False, TraceFlags(flags))
+    return trace.set_span_in_context(NonRecordingSpan(span), Context())
+
+
+def test_the_number_is_sentrys_own() -> None:
+    """So that its server reads sample_rand < sample_rate for each kept trace."""
+    ours = [sample_rand(trace_id) for trace_id in IDS]
+
+    assert ours == [_generate_sample_rand(f"{trace_id:032x}") for trace_id in IDS]
+
+
+def test_the_rate_is_met_and_is_the_same_everywhere() -> None:
+    """Two processes with one rate agree on each trace without talking."""
+    first, second = HeadSampler(0.3), HeadSampler(0.3)
+    kept = [keeps(first, Context(), trace_id) for trace_id in IDS]
+
+    assert kept == [keeps(second, Context(), trace_id) for trace_id in IDS]
+    assert kept == [sample_rand(trace_id) < 0.3 for trace_id in IDS]
+    assert 80 < sum(kept) < 160
+
+
+@pytest.mark.parametrize("flag", [0, 1])
+def test_a_local_parent_is_followed(flag: int) -> None:
+    """Whatever the rate is, a trace is not cut in two."""
+    for rate in (0, 1):
+        assert keeps(HeadSampler(rate), local_parent(flag)) == bool(flag)
+
+
+@pytest.mark.parametrize("flag", [0, 1])
+def test_a_message_is_followed(flag: int) -> None:
+    """The head has decided, the worker's rate does not matter."""
+    found = Propagator().extract_message({"traceparent": HTTP.format(IDS[0], flag)})
+
+    for rate in (0, 1):
+        assert keeps(HeadSampler(rate), found.context) == bool(flag)
+
+
+@pytest.mark.parametrize("flag", [0, 1])
+@pytest.mark.parametrize("rate", [0, 1])
+def test_an_http_caller_is_followed_where_trusted(flag: int, rate: int) -> None:
+    """By default an outsider can neither switch his trace off nor on."""
+    context = Propagator().extract({"traceparent": HTTP.format(IDS[0], flag)}, Context())
+
+    assert keeps(HeadSampler(rate), context) == bool(rate)
+    assert keeps(HeadSampler(rate, trust_sampling=True), context) == bool(flag)
+
+
+@pytest.mark.parametrize("rate", [0, 1])
+def test_an_open_decision_is_ours(rate: int) -> None:
+    """A sentry-trace without a flag, trusted or not, and AWS's header."""
+    headers = {"sentry-trace": f"{IDS[0]:032x}-1234567890123456"}
+    aws = f"Root=1-{IDS[0]:032x}"[:15] + f"-{f'{IDS[0]:032x}'[8:]};Parent={'1' * 16};Sampled=1"
+    browser = Propagator().extract(headers, Context())
+    queue = Propagator().extract_message({}, aws_trace_header=aws)
+
+    assert queue.parent.is_valid
+    for context in (browser, queue.context):
+        assert keeps(HeadSampler(rate, trust_sampling=True), context) == bool(rate)
+
+
+def test_a_poll_is_sampled_out() -> None:
+    """A receive span belongs to no request; inside one it follows its parent."""
+    receive = {"messaging.operation.type": "receive"}
+
+    assert not keeps(HeadSampler(1), Context(), attributes=receive)
+    assert keeps(HeadSampler(1), local_parent(1), attributes=receive)
+
+
+@pytest.mark.parametrize("rate", [0, 1])
+def test_the_tracestate_goes_on(rate: int) -> None:
+    """Kept or dropped, vendors find their entries again."""
+    headers = {"traceparent": HTTP.format(IDS[0], 1), "tracestate": "a=1"}
+    context = Propagator().extract(headers, Context())
+
+    result = HeadSampler(rate).should_sample(context, IDS[0], "x")
+
+    assert result.trace_state.to_header() == "a=1"
+
+
+def test_without_a_parent_the_given_state_is_kept() -> None:
+    """The API may hand one in."""
+    state = TraceState([("a", "1")])
+
+    result = HeadSampler(1).should_sample(Context(), IDS[0], "x", trace_state=state)
+
+    assert result.trace_state is state
+
+
+def test_a_dropped_request_has_its_trace_id_as_correlation_id() -> None:
+    """No span processor hears of it."""
+    with entered(RequestStore()):
+        context = trace.set_span_in_context(trace.INVALID_SPAN)
+        keeps(HeadSampler(0), context)
+
+        assert in_context(context).correlation_id == f"{IDS[0]:032x}"
+
+
+def test_a_dropped_child_binds_nothing() -> None:
+    """Only where a unit of work starts is its id decided."""
+    with entered(RequestStore(), local_parent(0)):
+        context = trace.set_span_in_context(trace.get_current_span())
+        keeps(HeadSampler(1), context)
+
+        assert in_context(context).correlation_id is None
+
+
+def test_its_description_names_the_rate() -> None:
+    """Shown by the SDK in its own telemetry."""
+    assert HeadSampler(0.5).get_description() == "HeadSampler{0.5}"
