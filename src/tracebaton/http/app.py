@@ -1,0 +1,101 @@
+"""
+The HTTP service of an application, and the health port of a worker.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Lifespan
+
+from tracebaton.http.auth import AuthLayer
+from tracebaton.http.handlers import told_handlers
+from tracebaton.http.health import Ready, health_routes
+from tracebaton.http.middleware import instrument
+from tracebaton.http.tasks import Service, answering, task_routes
+from tracebaton.problems import Outcome
+
+__all__ = ["create_app", "create_health_app"]
+
+
+def create_app(
+    service: Service,
+    *,
+    lifespan: Lifespan[Starlette] | None = None,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> Starlette:
+    """
+    Return the API of *service*: its tasks, its own routes, its probes.
+
+    Args:
+        lifespan: Starts and stops what the service needs.
+        tracer_provider: The global one by default.
+        meter_provider: The global one by default.
+    """
+    app = Starlette(
+        routes=[
+            *health_routes(service.ready),
+            *task_routes(service),
+            *(
+                Route(path, answering(service, endpoint), methods=list(methods))
+                for path, endpoint, methods in service.routes
+            ),
+            _index(service),
+        ],
+        middleware=[Middleware(AuthLayer, service=service)],
+        lifespan=lifespan,
+    )
+    return instrument(
+        app,
+        reporter=_LateReporter(service),
+        tracer_provider=tracer_provider,
+        meter_provider=meter_provider,
+        store=service.store_type,
+    )
+
+
+def create_health_app(ready: Ready) -> Starlette:
+    """Return the probes alone, for a worker's health port."""
+    routes = health_routes(ready)
+    return Starlette(
+        routes=routes, exception_handlers=told_handlers({}, routes=routes, problems=True)
+    )
+
+
+def _index(service: Service) -> BaseRoute:
+    async def index(request: Request) -> Response:
+        types = sorted(kind.name for kind in service.registry)
+        return JSONResponse({"task_types": types, "links": {"tasks": "/v1/tasks/{type}"}})
+
+    return Route("/", index)
+
+
+class _LateReporter:
+    """The reporter that the service has when a request comes, not when the app is created."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def isolated(self) -> AbstractContextManager[None]:
+        return self._service.reporter.isolated()
+
+    def report(
+        self,
+        exc: BaseException,
+        outcome: Outcome,
+        *,
+        mechanism: str,
+        tags: Mapping[str, str],
+        failures: Sequence[Mapping[str, Any]] = (),
+    ) -> str | None:
+        return self._service.reporter.report(
+            exc, outcome, mechanism=mechanism, tags=tags, failures=failures
+        )

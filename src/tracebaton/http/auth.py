@@ -1,0 +1,118 @@
+"""
+Who is asking: the owner of an API key, or nobody on an address that no foreign page can reach.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from opentelemetry import trace
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tracebaton.context import authenticate, span_attributes
+from tracebaton.errors import Forbidden, Unauthenticated
+from tracebaton.http.keys import KeyFile
+from tracebaton.semconv import QUIET_PATHS, X_API_KEY
+from tracebaton.settings import Settings
+from tracebaton.viewer.guard import is_loopback_host, is_loopback_origin
+
+__all__ = ["AuthLayer", "Authenticated", "Authenticator", "authenticator"]
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Authenticator(Protocol):
+    """Tells whom a request is from."""
+
+    def user_of(self, headers: Headers) -> str | None:
+        """
+        Return the user id, None where nobody has to say who he is.
+
+        Raises:
+            Unauthenticated: No valid credentials.
+            Forbidden: The request came from where it may not.
+        """
+        ...
+
+
+class Authenticated(Protocol):
+    """An application that has an authenticator, by the time of its first request."""
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """Return who tells whom a request is from."""
+        ...
+
+
+def authenticator(settings: Settings) -> Authenticator:
+    """
+    Return the one that ``TRACEBATON_AUTH`` names.
+
+    Raises:
+        ConfigurationError: The key file is missing or is none.
+    """
+    if settings.auth == "api-key" and settings.api_keys_file is not None:
+        return _ApiKeys(KeyFile(settings.api_keys_file))
+    return _Loopback()
+
+
+class AuthLayer:
+    """Refuses who may not ask, and tells the store and the span who may."""
+
+    def __init__(self, app: ASGIApp, *, service: Authenticated) -> None:
+        """Stand around *app* and ask the authenticator of *service*, request by request."""
+        self.app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or raise what the caller did wrong."""
+        if scope["type"] != "lifespan" and scope["path"] not in QUIET_PATHS:
+            user_id = self._service.authenticator.user_of(scope["headers"])
+            if user_id is not None:
+                store = authenticate(user_id)
+                trace.get_current_span().set_attributes(span_attributes(store))
+        await self.app(scope, receive, send)
+
+
+class _Loopback:
+    """
+    Everyone on this machine, and no web page of somebody else's.
+
+    A page may resolve its own name to 127.0.0.1 and post here (DNS rebinding), hence the check of
+    ``Host``; a plain cross-site form post shows itself by its ``Origin``.
+    """
+
+    def user_of(self, headers: Headers) -> str | None:
+        pairs = list(headers)
+        hosts, origins = _values(pairs, "host"), _values(pairs, "origin")
+        if len(hosts) != 1 or not is_loopback_host(hosts[0]):
+            raise Forbidden("Without authentication only requests to localhost are answered.")
+        if not all(is_loopback_origin(origin) for origin in origins):
+            raise Forbidden("Without authentication no other site may send requests here.")
+        return None
+
+
+class _ApiKeys:
+    """A bearer token, or an ``X-API-Key`` header."""
+
+    def __init__(self, keys: KeyFile) -> None:
+        self._keys = keys
+
+    def user_of(self, headers: Headers) -> str | None:
+        pairs = list(headers)
+        bearers = [_bearer(value) for value in _values(pairs, "authorization")]
+        # Whoever sends several different credentials has to choose one.
+        presented = {key for key in (*bearers, *_values(pairs, X_API_KEY)) if key}
+        user_id = self._keys.user_of(presented.pop()) if len(presented) == 1 else None
+        if user_id is None:
+            raise Unauthenticated(headers={"www-authenticate": "Bearer"})
+        return user_id
+
+
+def _bearer(value: str) -> str | None:
+    scheme, _, token = value.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _values(headers: Headers, name: str) -> list[str]:
+    wanted = name.encode()
+    return [value.decode("latin-1") for key, value in headers if key.lower() == wanted]

@@ -1,0 +1,210 @@
+"""
+What is known of one HTTP request, or WebSocket connection, and of its answer while it runs.
+
+One `Exchange` stands in the ASGI scope. The layers around the app and the layers inside it read and
+write the same one, so that none of them has to wrap the app twice to learn what another one knows.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+from urllib.parse import quote
+
+from opentelemetry import context as otel
+from opentelemetry import trace
+from starlette.types import Message, Scope
+
+from tracebaton.context import RequestStore, in_context, valid_correlation_id
+from tracebaton.problems import Outcome
+from tracebaton.semconv import CLIENT_DISCONNECTED, QUIET_PATHS, X_CORRELATION_ID, X_REQUEST_ID
+
+__all__ = ["Exchange", "correlation_id_of", "exchange_of", "headers_too_large"]
+
+#: Where the exchange stands in the scope.
+_KEY: Final = "tracebaton.exchange"
+#: Bytes of all header names and values together that are answered (SPEC 6).
+HEADER_LIMIT: Final = 32 * 1024
+#: The ids a caller may send, the first valid one counts.
+_ID_HEADERS: Final = (X_CORRELATION_ID.encode(), X_REQUEST_ID.encode())
+#: What RFC 3986 lets stand in a path.
+_PATH_CHARACTERS: Final = "/:@!$&'()*+,;=~"
+
+#: The messages that start an answer, and whether headers may be added to them.
+STARTS: Final = frozenset(
+    {"http.response.start", "websocket.accept", "websocket.http.response.start"}
+)
+_BODIES: Final = frozenset({"http.response.body", "websocket.http.response.body"})
+
+
+class Exchange:
+    """
+    One request and its answer.
+
+    Attributes:
+        route: The template of the matched route, None where none matched.
+        context: The OpenTelemetry context of the request: its store, and its SERVER span once that
+            has started.
+        span: The SERVER span; an invalid one on a quiet path or where tracing is off.
+        status: The status of the answer, None before it started.
+        complete: Whether the last byte was handed to the server.
+        ended_ns: When that was, in nanoseconds since the epoch.
+        entered: Whether the app was reached.
+        disconnected: Whether the caller left before the answer was complete.
+        close_code: The code a WebSocket was closed with.
+        handled: An exception that an exception handler is turning into a response right now.
+        failure: The exception that was told, and what it means.
+        escaped: What left the app, on its way past the instrumentation to the server.
+    """
+
+    __slots__ = (
+        "_encoded",
+        "_stream",
+        "_trailers",
+        "bytes_sent",
+        "client",
+        "close_code",
+        "complete",
+        "context",
+        "disconnected",
+        "ended_ns",
+        "entered",
+        "escaped",
+        "failure",
+        "handled",
+        "kind",
+        "logged",
+        "method",
+        "outcome",
+        "path",
+        "quiet",
+        "route",
+        "span",
+        "started_at",
+        "status",
+    )
+
+    def __init__(self, scope: Scope, *, route: str | None) -> None:
+        """Begin with *scope*, in the context that is current now."""
+        self.kind: str = scope["type"]
+        # A WebSocket begins as a GET (RFC 6455, 4.1) and ASGI does not say so.
+        self.method: str = scope.get("method", "GET")
+        self.path: str = scope["path"]
+        client: Sequence[object] | None = scope.get("client")
+        self.client = str(client[0]) if client else None
+        self.route = route
+        self.quiet = self.path in QUIET_PATHS
+        self.started_at = time.perf_counter()
+        self.context = otel.get_current()
+        self.span: trace.Span = trace.INVALID_SPAN
+        self.status: int | None = None
+        self.bytes_sent = 0
+        self.complete = False
+        self.ended_ns = 0
+        self.entered = False
+        self.disconnected = False
+        self.close_code: int | None = None
+        self.handled: Exception | None = None
+        self.failure: BaseException | None = None
+        self.outcome: Outcome | None = None
+        self.escaped: BaseException | None = None
+        self.logged = False
+        self._stream = False
+        self._encoded = False
+        self._trailers = False
+        scope[_KEY] = self
+
+    @property
+    def store(self) -> RequestStore:
+        """Return the request's store as it is now."""
+        return in_context(self.context)
+
+    @property
+    def trace_id(self) -> str | None:
+        """Return the trace id in hex, None where the request is in no trace."""
+        ids = self.span.get_span_context()
+        return trace.format_trace_id(ids.trace_id) if ids.is_valid else None
+
+    @property
+    def instance(self) -> str:
+        """Return the request's path as RFC 9457's ``instance``: a URI reference without query."""
+        return quote(self.path, safe=_PATH_CHARACTERS)
+
+    @property
+    def started(self) -> bool:
+        """Tell whether the answer started."""
+        return self.status is not None
+
+    @property
+    def can_end_with_event(self) -> bool:
+        """Tell whether a failure can still be told inside the body: an open, plain SSE stream."""
+        return self._stream and not self._encoded and not self.complete
+
+    def sent(self, message: Message) -> None:
+        """Note a *message* of the app to the server."""
+        kind = message["type"]
+        if kind in STARTS:
+            self._note_start(message)
+        elif kind in _BODIES:
+            self.bytes_sent += len(message.get("body", b""))
+            if not message.get("more_body", False) and not self._trailers:
+                self._end()
+        elif kind == "http.response.pathsend" or (
+            kind == "http.response.trailers" and not message.get("more_trailers", False)
+        ):
+            self._end()
+        elif kind == "websocket.close":
+            self.status = self.status or 403  # closed before accepted: the server answers that
+            self.close_code = message.get("code", 1000)
+            self._end()
+
+    def received(self, message: Message) -> None:
+        """Note a *message* of the server to the app."""
+        if message["type"] == "http.disconnect":
+            if not self.complete:  # after a complete answer it means nothing
+                self.left()
+        elif message["type"] == "websocket.disconnect":
+            self.close_code = message.get("code", 1005)
+            self._end()
+
+    def left(self) -> None:
+        """Say that the caller left: nothing failed, and nobody reads the answer."""
+        self.disconnected = True
+        self.span.set_attribute(CLIENT_DISCONNECTED, True)
+
+    def _note_start(self, message: Message) -> None:
+        if message["type"] == "websocket.accept":
+            self.status = 101
+            return
+        self.status = message["status"]
+        self._trailers = message.get("trailers", False)
+        for name, value in message.get("headers", ()):
+            key = name.lower()
+            if key == b"content-type":
+                self._stream = value.lower().startswith(b"text/event-stream")
+            elif key in (b"content-encoding", b"content-length"):
+                self._encoded = True
+
+    def _end(self) -> None:
+        self.complete = True
+        self.ended_ns = time.time_ns()
+
+
+def exchange_of(scope: Scope) -> Exchange | None:
+    """Return the exchange that *scope* belongs to, None in an app that is not instrumented."""
+    found = scope.get(_KEY)
+    return found if isinstance(found, Exchange) else None
+
+
+def correlation_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """Return the id the caller sent, None where there is no valid one or several."""
+    pairs = list(headers)
+    for name in _ID_HEADERS:
+        values = {value for key, value in pairs if key == name}
+        if len(values) == 1 and (found := valid_correlation_id(values.pop().decode("latin-1"))):
+            return found
+    return None
+
+
+def headers_too_large(scope: Scope) -> bool:
+    """Tell whether the request's headers are over the limit together."""
+    return sum(len(key) + len(value) for key, value in scope["headers"]) > HEADER_LIMIT
