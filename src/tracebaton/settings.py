@@ -8,7 +8,7 @@ values stop the start with one line that names every bad variable.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -20,7 +20,6 @@ from pydantic import (
     Field,
     ValidationError,
     field_validator,
-    model_validator,
 )
 
 from tracebaton.errors import ConfigurationError
@@ -60,12 +59,11 @@ Names = Annotated[frozenset[str], BeforeValidator(_names)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
-def _http_url(value: str | None) -> str | None:
-    if value is None:
-        return None
+def _http_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("has to be an http(s) URL")
+    _ = parts.port  # raises where it is not one
     return value
 
 
@@ -80,7 +78,7 @@ class Settings(BaseModel):
     default and its meaning stand in ``.env.example``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=False)
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     # OpenTelemetry
     otel_sdk_disabled: bool = Field(False, alias="OTEL_SDK_DISABLED")
@@ -91,7 +89,7 @@ class Settings(BaseModel):
     otel_traces_sampler_arg: Rate | None = Field(None, alias="OTEL_TRACES_SAMPLER_ARG")
 
     # Sentry
-    sentry_dsn: str | None = Field(None, alias="SENTRY_DSN")
+    sentry_dsn: str | None = Field(None, alias="SENTRY_DSN", repr=False)
     sentry_environment: str | None = Field(None, alias="SENTRY_ENVIRONMENT")
     sentry_release: str | None = Field(None, alias="SENTRY_RELEASE")
     sentry_traces_sample_rate: Rate | None = Field(None, alias="SENTRY_TRACES_SAMPLE_RATE")
@@ -106,7 +104,7 @@ class Settings(BaseModel):
     # AWS
     aws_region: str | None = Field(None, alias="AWS_REGION")
     aws_default_region: str | None = Field(None, alias="AWS_DEFAULT_REGION")
-    aws_access_key_id: str | None = Field(None, alias="AWS_ACCESS_KEY_ID")
+    aws_access_key_id: str | None = Field(None, alias="AWS_ACCESS_KEY_ID", repr=False)
     aws_profile: str | None = Field(None, alias="AWS_PROFILE")
     aws_endpoint_url: HttpUrl = Field(None, alias="AWS_ENDPOINT_URL")
     aws_endpoint_url_sqs: HttpUrl = Field(None, alias="AWS_ENDPOINT_URL_SQS")
@@ -156,25 +154,33 @@ class Settings(BaseModel):
             ConfigurationError: Names every bad variable, in one line.
         """
         values = os.environ if environ is None else environ
+        given = {name: text for name, value in values.items() if (text := value.strip())}
+        problems: list[str] = []
+        bad: set[str] = set()
         try:
-            return cls.model_validate(
-                {name: value for name, value in values.items() if value.strip()}
-            )
+            settings = cls.model_validate(given)
         except ValidationError as exc:
-            raise ConfigurationError(_one_line(exc)) from None
+            problems, bad = _lines(exc), {str(error["loc"][0]) for error in exc.errors()}
+            # Every variable has a default, so what is left is valid and can be compared.
+            settings = cls.model_validate({n: v for n, v in given.items() if n not in bad})
+        problems += [text for names, text in settings._contradictions() if not names & bad]
+        if problems:
+            raise ConfigurationError("; ".join(problems))
+        return settings
 
     @field_validator("otel_traces_sampler")
     @classmethod
-    def _known_sampler(cls, value: str | None) -> str | None:
-        if value is not None and value not in SAMPLERS:
+    def _known_sampler(cls, value: str) -> str:
+        if value not in SAMPLERS:
             raise ValueError(f"unknown sampler, use one of {', '.join(SAMPLERS)}")
         return value
 
     @field_validator("sentry_dsn")
     @classmethod
-    def _whole_dsn(cls, value: str | None) -> str | None:
-        parts = urlsplit(value or "")
-        if value and not (
+    def _whole_dsn(cls, value: str) -> str:
+        parts = urlsplit(value)
+        _ = parts.port  # raises where it is not one
+        if not (
             parts.scheme in {"http", "https"}
             and parts.hostname
             and parts.username
@@ -185,33 +191,29 @@ class Settings(BaseModel):
 
     @field_validator("store")
     @classmethod
-    def _known_store(cls, value: str | None) -> str | None:
-        if value and value != "none" and not value.startswith("sqlite:///"):
+    def _known_store(cls, value: str) -> str:
+        if value != "none" and not value.startswith("sqlite:///"):
             raise ValueError("has to be sqlite:///PATH or none")
         return value
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        problems = list(self._contradictions())
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
-    def _contradictions(self) -> list[str]:
-        problems = []
+    def _contradictions(self) -> Iterator[tuple[set[str], str]]:
+        """Yield which variables do not fit each other, and why."""
         otel, sentry = self._otel_rate(), self.sentry_traces_sample_rate
         if self.sentry_dsn and None not in (otel, sentry) and otel != sentry:
-            problems.append(
+            yield (
+                {"OTEL_TRACES_SAMPLER_ARG"},
                 f"SENTRY_TRACES_SAMPLE_RATE={sentry} and OTEL_TRACES_SAMPLER="
-                f"{self.otel_traces_sampler} (rate {otel}) contradict each other: set one of them"
+                f"{self.otel_traces_sampler} (rate {otel}) contradict each other: set one of them",
             )
         if self.otel_traces_sampler_arg is not None and self.otel_traces_sampler is None:
-            problems.append("OTEL_TRACES_SAMPLER_ARG needs OTEL_TRACES_SAMPLER")
+            yield {"OTEL_TRACES_SAMPLER"}, "OTEL_TRACES_SAMPLER_ARG needs OTEL_TRACES_SAMPLER"
         if self.auth == "api-key" and self.api_keys_file is None:
-            problems.append("TRACEBATON_AUTH=api-key needs TRACEBATON_API_KEYS_FILE")
+            yield set(), "TRACEBATON_AUTH=api-key needs TRACEBATON_API_KEYS_FILE"
         if self.retry_cap_seconds < self.retry_base_seconds:
-            problems.append("TRACEBATON_RETRY_CAP_SECONDS is below TRACEBATON_RETRY_BASE_SECONDS")
-        return problems
+            yield (
+                {"TRACEBATON_RETRY_CAP_SECONDS", "TRACEBATON_RETRY_BASE_SECONDS"},
+                "TRACEBATON_RETRY_CAP_SECONDS is below TRACEBATON_RETRY_BASE_SECONDS",
+            )
 
     def _otel_rate(self) -> float | None:
         if self.otel_traces_sampler is None:
@@ -287,10 +289,9 @@ def prefer_stable_http_conventions() -> None:
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
 
 
-def _one_line(exc: ValidationError) -> str:
-    parts = []
-    for error in exc.errors(include_url=False, include_input=False):
-        message = error["msg"].removeprefix("Value error, ")
-        name = str(error["loc"][0]) if error["loc"] else ""
-        parts.append(f"{name}: {message}" if name else message)
-    return "; ".join(parts)
+def _lines(exc: ValidationError) -> list[str]:
+    """Return each bad variable with what is wrong; never its value, which may be a secret."""
+    return [
+        f"{error['loc'][0]}: {error['msg'].removeprefix('Value error, ')}"
+        for error in exc.errors(include_url=False, include_input=False)
+    ]

@@ -1,0 +1,310 @@
+"""What the environment may say, and what stops the start."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from tracebaton.errors import ConfigurationError
+from tracebaton.settings import (
+    ENVIRONMENT,
+    Settings,
+    child_environment,
+    prefer_stable_http_conventions,
+)
+
+EXAMPLE = Path(__file__).parents[1] / ".env.example"
+#: Named in the example for people; boto3 and the OpenTelemetry SDK read them.
+OTHERS = {
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_SEMCONV_STABILITY_OPT_IN",
+}
+
+
+def example() -> dict[str, str]:
+    """Return the variables of ``.env.example`` with the default it states."""
+    return dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", EXAMPLE.read_text(), re.MULTILINE))
+
+
+def refused(environ: dict[str, str]) -> str:
+    """Return the line that stops the start."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(environ)
+    return caught.value.detail
+
+
+def test_the_defaults_of_the_contract() -> None:
+    """An empty environment gives what SPEC 9 promises."""
+    settings = Settings.load({})
+
+    assert settings.model_dump(
+        include={"auth", "visibility_seconds", "max_attempts", "drain_seconds", "sentry_mode"}
+        | {"retry_base_seconds", "retry_cap_seconds", "retention_hours", "trust_baggage"}
+    ) == {
+        "auth": "none",
+        "visibility_seconds": 60,
+        "max_attempts": 5,
+        "drain_seconds": 20.0,
+        "sentry_mode": "span-processor",
+        "retry_base_seconds": 1.0,
+        "retry_cap_seconds": 300.0,
+        "retention_hours": 168.0,
+        "trust_baggage": frozenset(),
+    }
+    assert settings.store_url == "sqlite:///.tracebaton/tasks.db"
+
+
+def test_settings_are_frozen() -> None:
+    """Nothing changes them once the app has started."""
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings.load({}).concurrency = 3  # type: ignore[misc]  # the point of the test
+
+
+def test_the_process_environment_is_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set after the import counts."""
+    monkeypatch.setenv("TRACEBATON_CONCURRENCY", "3")
+
+    assert Settings.load().concurrency == 3
+
+
+@pytest.mark.parametrize("name", sorted(ENVIRONMENT.values()))
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_empty_is_unset(name: str, empty: str) -> None:
+    """An empty variable is as good as none, whatever its type."""
+
+    assert Settings.load({name: empty}) == Settings.load({})
+
+
+def test_space_around_a_value_is_not_part_of_it() -> None:
+    """A trailing blank of an env file changes nothing."""
+
+    assert Settings.load({"TRACEBATON_AUTH": " none "}).auth == "none"
+
+
+def test_one_line_names_every_bad_variable() -> None:
+    """Wrong values and contradictions come together, sorted out in one go."""
+    line = refused(
+        {
+            "TRACEBATON_CONCURRENCY": "many",
+            "TRACEBATON_QUEUE_URL": "sqs.local",
+            "TRACEBATON_AUTH": "api-key",
+            "OTEL_TRACES_SAMPLER_ARG": "0.5",
+            "TRACEBATON_RETRY_BASE_SECONDS": "10",
+            "TRACEBATON_RETRY_CAP_SECONDS": "5",
+        }
+    )
+
+    assert line == (
+        "TRACEBATON_QUEUE_URL: has to be an http(s) URL; "
+        "TRACEBATON_CONCURRENCY: Input should be a valid integer, unable to parse string as an"
+        " integer; "
+        "OTEL_TRACES_SAMPLER_ARG needs OTEL_TRACES_SAMPLER; "
+        "TRACEBATON_AUTH=api-key needs TRACEBATON_API_KEYS_FILE; "
+        "TRACEBATON_RETRY_CAP_SECONDS is below TRACEBATON_RETRY_BASE_SECONDS"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_TRACES_SAMPLER", "sometimes"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[::1"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:99999"),
+        ("OTEL_SDK_DISABLED", "perhaps"),
+        ("SENTRY_TRACES_SAMPLE_RATE", "1.5"),
+        ("SENTRY_TRACES_SAMPLE_RATE", "nan"),
+        ("SENTRY_DSN", "https://sentry.io/1"),
+        ("SENTRY_DSN", "https://key@sentry.io/project"),
+        ("SENTRY_DSN", "https://key@sentry.io:port/1"),
+        ("TRACEBATON_SENTRY_MODE", "both"),
+        ("TRACEBATON_AUTH", "basic"),
+        ("TRACEBATON_STORE", "postgres://db"),
+        ("TRACEBATON_CONCURRENCY", "0"),
+        ("TRACEBATON_DRAIN_SECONDS", "inf"),
+        ("TRACEBATON_RETENTION_HOURS", "inf"),
+        ("TRACEBATON_LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_bad_value_is_named_and_not_repeated(name: str, value: str) -> None:
+    """The line has the variable and the remedy, on one line, without what may be a secret."""
+    line = refused({name: value})
+
+    assert line.startswith(f"{name}: ")
+    assert "\n" not in line
+    assert value not in line.removeprefix(name)
+
+
+def test_a_bad_variable_is_not_a_contradiction_too() -> None:
+    """What cannot be compared is not compared."""
+    line = refused({"TRACEBATON_RETRY_BASE_SECONDS": "fast", "TRACEBATON_RETRY_CAP_SECONDS": "0.5"})
+
+    assert [part.split(":")[0] for part in line.split("; ")] == ["TRACEBATON_RETRY_BASE_SECONDS"]
+
+
+DSN = "https://key@sentry.io/1"
+
+
+@pytest.mark.parametrize(
+    ("environ", "rate"),
+    [
+        ({}, 1.0),
+        ({"OTEL_TRACES_SAMPLER": "always_off"}, 0.0),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": ".2"}, 0.2),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio"}, 1.0),
+        ({"SENTRY_TRACES_SAMPLE_RATE": "0.3"}, 1.0),
+        ({"SENTRY_TRACES_SAMPLE_RATE": "0.3", "OTEL_TRACES_SAMPLER": "always_off"}, 0.0),
+        ({"SENTRY_TRACES_SAMPLE_RATE": "0.3", "SENTRY_DSN": DSN}, 0.3),
+        ({"SENTRY_DSN": DSN, "OTEL_TRACES_SAMPLER": "always_off"}, 0.0),
+    ],
+)
+def test_one_rate_decides(environ: dict[str, str], rate: float) -> None:
+    """Sentry's with a DSN, else OpenTelemetry's, else every trace."""
+
+    assert Settings.load(environ).sample_rate == rate
+
+
+def test_two_rates_that_differ_stop_the_start() -> None:
+    """Neither silently wins."""
+    line = refused(
+        {
+            "SENTRY_DSN": DSN,
+            "SENTRY_TRACES_SAMPLE_RATE": "0.3",
+            "OTEL_TRACES_SAMPLER": "always_on",
+        }
+    )
+
+    assert line == (
+        "SENTRY_TRACES_SAMPLE_RATE=0.3 and OTEL_TRACES_SAMPLER=always_on (rate 1.0) contradict"
+        " each other: set one of them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "endpoint", "region", "loopback"),
+    [
+        ({}, None, None, False),
+        (
+            {"TRACEBATON_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/1/q"},
+            None,
+            "eu-west-1",
+            False,
+        ),
+        (
+            {"TRACEBATON_QUEUE_URL": "https://eu-west-1.queue.amazonaws.com/1/q"},
+            None,
+            "eu-west-1",
+            False,
+        ),
+        (
+            {
+                "TRACEBATON_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/1/q",
+                "AWS_DEFAULT_REGION": "us-west-2",
+            },
+            None,
+            "us-west-2",
+            False,
+        ),
+        (
+            {"TRACEBATON_QUEUE_URL": "http://127.0.0.1:9324/0/q"},
+            "http://127.0.0.1:9324",
+            "us-east-1",
+            True,
+        ),
+        (
+            {"AWS_ENDPOINT_URL_SQS": "http://[::1]:1", "AWS_ENDPOINT_URL": "http://other:1"},
+            "http://[::1]:1",
+            "us-east-1",
+            True,
+        ),
+        ({"AWS_ENDPOINT_URL": "http://elasticmq:9324"}, "http://elasticmq:9324", None, False),
+    ],
+)
+def test_where_sqs_is(
+    environ: dict[str, str], endpoint: str | None, region: str | None, *, loopback: bool
+) -> None:
+    """Endpoint and region come from the standard names, else from the queue's URL."""
+    settings = Settings.load(environ)
+
+    assert (settings.sqs_endpoint, settings.region, settings.sqs_on_loopback) == (
+        endpoint,
+        region,
+        loopback,
+    )
+
+
+@pytest.mark.parametrize(
+    ("store", "url"),
+    [("none", "none"), ("sqlite:////srv/tasks.db", "sqlite:////srv/tasks.db")],
+)
+def test_a_chosen_store_is_taken(store: str, url: str) -> None:
+    """A file anywhere, or no store at all."""
+
+    assert Settings.load({"TRACEBATON_STORE": store, "TRACEBATON_DATA": "/else"}).store_url == url
+
+
+def test_lists_are_separated_by_commas() -> None:
+    """Blank entries do not count."""
+    settings = Settings.load({"TRACEBATON_TRUST_BAGGAGE": "tenant, ,plan,"})
+
+    assert settings.trust_baggage == {"tenant", "plan"}
+
+
+def test_credentials_of_the_environment_are_seen() -> None:
+    """A key or a profile, so that none are invented."""
+
+    assert not Settings.load({}).has_aws_credentials
+    assert Settings.load({"AWS_PROFILE": "dev"}).has_aws_credentials
+    assert Settings.load({"AWS_ACCESS_KEY_ID": "AKIA"}).has_aws_credentials
+
+
+def test_secrets_are_not_in_the_repr() -> None:
+    """Settings may be logged."""
+    environ = {
+        "TRACEBATON_MESSAGE_KEY": "canary-1",
+        "TRACEBATON_CHAT_API_KEY": "canary-2",
+        "AWS_ACCESS_KEY_ID": "canary-3",
+        "SENTRY_DSN": "https://canary-4@sentry.io/1",
+    }
+
+    assert "canary" not in repr(Settings.load(environ))
+
+
+def test_the_example_lists_every_variable() -> None:
+    """A variable in one place only is a bug in the other."""
+
+    assert set(example()) == set(ENVIRONMENT.values()) | OTHERS
+
+
+def test_the_example_states_the_defaults() -> None:
+    """Uncommenting every line changes nothing."""
+
+    assert Settings.load(example()) == Settings.load({})
+
+
+def test_the_example_sets_nothing() -> None:
+    """Every variable is commented out and explained above it or above its group."""
+    lines = EXAMPLE.read_text().splitlines()
+
+    assert [line for line in lines if line and not line.startswith("#")] == []
+
+
+def test_a_child_gets_the_environment_with_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None leaves a variable as it is."""
+    monkeypatch.setenv("TRACEBATON_CONCURRENCY", "3")
+    monkeypatch.setenv("TRACEBATON_DATA", "/one")
+    child = child_environment({"TRACEBATON_CONCURRENCY": None, "TRACEBATON_DATA": "/two"})
+
+    assert (child["TRACEBATON_CONCURRENCY"], child["TRACEBATON_DATA"]) == ("3", "/two")
+
+
+def test_a_chosen_http_convention_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stable names are a default only."""
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "http/dup")
+    prefer_stable_http_conventions()
+
+    assert child_environment({})["OTEL_SEMCONV_STABILITY_OPT_IN"] == "http/dup"
