@@ -16,14 +16,10 @@ from opentelemetry.propagators.textmap import Getter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 
+from tracebaton.baggage import incoming_sentry_members
 from tracebaton.context import RequestStore, current, detach, entered
 from tracebaton.context import attach as attach_store
-from tracebaton.propagation import (
-    Propagator,
-    incoming_sentry_members,
-    trusted_parent,
-    undecided_parent,
-)
+from tracebaton.propagation import Propagator, trusted_parent, undecided_parent
 
 TRACE = "12345678901234567890123456789012"
 SPAN = "1234567890123456"

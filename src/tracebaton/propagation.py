@@ -12,10 +12,10 @@ and `inject_message()` are for the queue.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-from opentelemetry import baggage, trace
 from opentelemetry import context as otel
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import (
     CarrierT,
@@ -27,13 +27,16 @@ from opentelemetry.propagators.textmap import (
 )
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
 
-from tracebaton.context import custom_fields, in_context, valid_correlation_id
+from tracebaton.baggage import (
+    header,
+    incoming_sentry_members,
+    is_foreign,
+    store_fields,
+    with_foreign,
+    with_sentry,
+)
 from tracebaton.semconv import (
     BAGGAGE,
-    BAGGAGE_CORRELATION_ID,
-    BAGGAGE_PREFIX,
-    BAGGAGE_TASK_ID,
-    BAGGAGE_USER_ID,
     SENTRY_BAGGAGE_PREFIX,
     SENTRY_TRACE,
     SERVER_ADDRESS,
@@ -43,7 +46,6 @@ from tracebaton.semconv import (
 )
 from tracebaton.w3c import (
     Member,
-    encode_member,
     format_sentry_trace,
     format_traceparent,
     format_tracestate,
@@ -58,17 +60,10 @@ __all__ = [
     "MessageContext",
     "Propagator",
     "SentryMembers",
-    "incoming_sentry_members",
     "trusted_parent",
     "undecided_parent",
 ]
 
-#: Bytes and members of one outbound baggage header (W3C Baggage, limits).
-_BAGGAGE_BYTES = 8192
-_BAGGAGE_MEMBERS = 180
-
-_SENTRY_KEY = otel.create_key("tracebaton-sentry-members")
-_FOREIGN_KEY = otel.create_key("tracebaton-foreign-members")
 _DECISION_KEY = otel.create_key("tracebaton-parent-decision")
 
 #: Whose sampling decision the remote parent carries: ours, an outsider's, or none.
@@ -160,7 +155,7 @@ class Propagator(TextMapPropagator):
         """Return *context*, the current one by default, plus what an HTTP caller may tell us."""
         base = otel.get_current() if context is None else context
         try:
-            traceparent, sentry_trace, tracestate, header = (
+            traceparent, sentry_trace, tracestate, members_text = (
                 getter.get(carrier, key) or ()
                 for key in (TRACEPARENT, SENTRY_TRACE, TRACESTATE, BAGGAGE)
             )
@@ -169,10 +164,10 @@ class Propagator(TextMapPropagator):
         parent = _parent(traceparent, sentry_trace, tracestate)
         if parent is not None:
             base = _with_parent(base, parent.span, "outsider" if parent.decided else "open")
-        members = parse_baggage(header)
+        members = parse_baggage(members_text)
         if self._are_ours(members) and not _is_stale(parent, sentry_trace):
-            base = _with_sentry(base, members)
-        return _with_foreign(base, [m for m in members if m.key in self._trust_baggage])
+            base = with_sentry(base, members)
+        return with_foreign(base, [m for m in members if m.key in self._trust_baggage])
 
     def inject(
         self,
@@ -219,23 +214,23 @@ class Propagator(TextMapPropagator):
             own: Whether one of our producers wrote the message. A foreign one sets no ``user_id``
                 and gets no further with baggage than an HTTP caller.
         """
-        traceparent, sentry_trace, tracestate, header = (
+        traceparent, sentry_trace, tracestate, members_text = (
             [carrier[key]] if key in carrier else []
             for key in (TRACEPARENT, SENTRY_TRACE, TRACESTATE, BAGGAGE)
         )
         parent = _parent(traceparent, sentry_trace, tracestate)
-        members = parse_baggage(header)
+        members = parse_baggage(members_text)
         context = Context()
         if parent is not None:
             context = _with_parent(context, parent.span, "queue" if parent.decided else "open")
         elif (span := parse_aws_trace_header(aws_trace_header)) is not None:
             context = _with_parent(context, span, "open")
         if (own and self._sentry is None) or self._are_ours(members):
-            context = _with_sentry(context, members)
-        passing = [m for m in members if (own or m.key in self._trust_baggage) and _is_foreign(m)]
+            context = with_sentry(context, members)
+        passing = [m for m in members if (own or m.key in self._trust_baggage) and is_foreign(m)]
         return MessageContext(
-            context=_with_foreign(context, passing),
-            fields=_store_fields(members, own=own),
+            context=with_foreign(context, passing),
+            fields=store_fields(members, own=own),
             foreign={member.key: member.value for member in passing},
         )
 
@@ -254,13 +249,8 @@ class Propagator(TextMapPropagator):
             if self._sentry is None
             else self._sentry.items(context)
         )
-        header = _fit(
-            [[member] for member in _store_members(context)],
-            # Half a dynamic sampling context would be read as another one.
-            [[f"{key}={quote(value, safe=':')}" for key, value in sentry]],
-            [[member] for member in _foreign_members(context)],
-        )
-        return {BAGGAGE: header} if header else {}
+        text = header(context, sentry)
+        return {BAGGAGE: text} if text else {}
 
 
 def trusted_parent(context: Context | None) -> bool:
@@ -271,12 +261,6 @@ def trusted_parent(context: Context | None) -> bool:
 def undecided_parent(context: Context | None) -> bool:
     """Tell whether the remote parent in *context* left the sampling decision open."""
     return otel.get_value(_DECISION_KEY, context) == "open"
-
-
-def incoming_sentry_members(context: Context | None) -> tuple[tuple[str, str], ...]:
-    """Return the frozen Sentry members that came in with *context*."""
-    members = otel.get_value(_SENTRY_KEY, context)
-    return members if isinstance(members, tuple) else ()
 
 
 def _parent(
@@ -302,62 +286,6 @@ def _with_parent(context: Context, span: SpanContext, decision: _Decision) -> Co
     return otel.set_value(_DECISION_KEY, decision, context)
 
 
-def _with_sentry(context: Context, members: Iterable[Member]) -> Context:
-    frozen = tuple((m.key, m.value) for m in members if m.key.startswith(SENTRY_BAGGAGE_PREFIX))
-    return otel.set_value(_SENTRY_KEY, frozen, context) if frozen else context
-
-
-def _is_foreign(member: Member) -> bool:
-    return not member.key.startswith((BAGGAGE_PREFIX, SENTRY_BAGGAGE_PREFIX))
-
-
-def _with_foreign(context: Context, members: Iterable[Member]) -> Context:
-    passing = [member for member in members if _is_foreign(member)]
-    for member in passing:
-        context = baggage.set_baggage(member.key, member.value, context)
-    raw = {member.key: member for member in passing}
-    return otel.set_value(_FOREIGN_KEY, raw, context) if raw else context
-
-
-def _foreign_members(context: Context) -> list[str]:
-    """Return OTel's baggage, each untouched member in the very text it came in."""
-    came = otel.get_value(_FOREIGN_KEY, context)
-    raw = came if isinstance(came, dict) else {}
-    members = []
-    for key, value in baggage.get_all(context).items():
-        if key.startswith((BAGGAGE_PREFIX, SENTRY_BAGGAGE_PREFIX)):
-            continue
-        known = raw.get(key)
-        text = known.raw if known and known.value == value else encode_member(key, str(value))
-        if text is not None:
-            members.append(text)
-    return members
-
-
-def _store_members(context: Context) -> list[str]:
-    store = in_context(context)
-    own = {
-        BAGGAGE_CORRELATION_ID: store.correlation_id,
-        BAGGAGE_USER_ID: store.user_id,
-        BAGGAGE_TASK_ID: store.task_id,
-    } | {BAGGAGE_PREFIX + name: value for name, value in custom_fields(store).items()}
-    members = (encode_member(key, value) for key, value in own.items() if value is not None)
-    return [member for member in members if member is not None]
-
-
-def _store_fields(members: Iterable[Member], *, own: bool) -> dict[str, str]:
-    fields = {
-        member.key.removeprefix(BAGGAGE_PREFIX): member.value
-        for member in members
-        if member.key.startswith(BAGGAGE_PREFIX)
-    }
-    if valid_correlation_id(fields.get("correlation_id")) is None:
-        fields.pop("correlation_id", None)
-    if not own:
-        fields.pop("user_id", None)
-    return fields
-
-
 def _trace_headers(span: SpanContext) -> dict[str, str]:
     if not span.is_valid:
         return {}
@@ -375,15 +303,3 @@ def _host_of(span: trace.Span) -> str | None:
         urls = (attributes.get(name) for name in URL_ATTRIBUTES)
         address = next((urlsplit(str(url)).hostname for url in urls if url), None)
     return None if address is None else str(address).lower()
-
-
-def _fit(*parts: Iterable[Sequence[str]]) -> str:
-    """Return the header of all groups that fit, a group whole or not at all, in order."""
-    chosen: list[str] = []
-    size = 0
-    for group in (group for part in parts for group in part if group):
-        grown = size + sum(len(member) + 1 for member in group)
-        if grown - 1 <= _BAGGAGE_BYTES and len(chosen) + len(group) <= _BAGGAGE_MEMBERS:
-            chosen += group
-            size = grown
-    return ",".join(chosen)

@@ -11,7 +11,6 @@ from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 from sentry_sdk.tracing_utils import _generate_sample_rand
 
-from tracebaton.context import RequestStore, entered, in_context
 from tracebaton.propagation import Propagator
 from tracebaton.telemetry.sampling import HeadSampler, sample_rand
 
@@ -116,24 +115,6 @@ def test_without_a_parent_the_given_state_is_kept() -> None:
     result = HeadSampler(1).should_sample(Context(), IDS[0], "x", trace_state=state)
 
     assert result.trace_state is state
-
-
-def test_a_dropped_request_has_its_trace_id_as_correlation_id() -> None:
-    """No span processor hears of it."""
-    with entered(RequestStore()):
-        context = trace.set_span_in_context(trace.INVALID_SPAN)
-        keeps(HeadSampler(0), context)
-
-        assert in_context(context).correlation_id == f"{IDS[0]:032x}"
-
-
-def test_a_dropped_child_binds_nothing() -> None:
-    """Only where a unit of work starts is its id decided."""
-    with entered(RequestStore(), local_parent(0)):
-        context = trace.set_span_in_context(trace.get_current_span())
-        keeps(HeadSampler(1), context)
-
-        assert in_context(context).correlation_id is None
 
 
 def test_its_description_names_the_rate() -> None:

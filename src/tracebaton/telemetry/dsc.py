@@ -12,7 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, format_trace_id
 
-from tracebaton.propagation import incoming_sentry_members
+from tracebaton.baggage import incoming_sentry_members
 from tracebaton.semconv import SENTRY_BAGGAGE_PREFIX
 from tracebaton.telemetry.sampling import sample_rand
 from tracebaton.telemetry.transactions import transaction_name

@@ -12,7 +12,6 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState, format_trace_id
 from opentelemetry.util.types import Attributes
 
-from tracebaton.context import bind_trace
 from tracebaton.propagation import trusted_parent, undecided_parent
 from tracebaton.semconv import MESSAGING_OPERATION_TYPE
 
@@ -64,9 +63,6 @@ class HeadSampler(Sampler):
         state = parent.trace_state if parent.is_valid else trace_state
         if self._keeps(parent, parent_context, trace_id, attributes):
             return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
-        if parent.is_remote or not parent.is_valid:
-            # No span processor hears of a span that is dropped here, but its request has ids too.
-            bind_trace(format_trace_id(trace_id), parent_context)
         return SamplingResult(Decision.DROP, None, state)
 
     def _keeps(

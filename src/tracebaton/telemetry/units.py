@@ -17,7 +17,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
-from tracebaton.propagation import incoming_sentry_members
+from tracebaton.baggage import incoming_sentry_members
 
 __all__ = ["Ended", "Node", "Unit", "UnitCollector"]
 
