@@ -138,8 +138,11 @@ def authenticate(user_id: str | None, **custom: str | None) -> RequestStore:
     Record who the caller is, and custom fields that authentication knows.
 
     Raises:
-        TypeError: *custom* names a field that the store does not declare.
+        TypeError: *custom* names a field that the store does not declare, or one of its own: only
+            the user is authentication's to say.
     """
+    if fixed := _OWN & custom.keys():
+        raise TypeError(f"authenticate() cannot set {', '.join(sorted(fixed))}.")
     cell = otel.get_value(_KEY)
     if not isinstance(cell, _Cell):
         return _EMPTY

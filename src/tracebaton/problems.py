@@ -15,6 +15,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode
 
 from tracebaton.errors import (
+    ConfigurationError,
     DependencyError,
     LeaseLost,
     Reject,
@@ -77,7 +78,7 @@ def outcome_of(exc: BaseException) -> Outcome:
         code=exc.reason_code if isinstance(exc, Reject) else exc.code,
         status=exc.status,
         title=exc.title,
-        detail=exc.detail if exc.status < 500 or exc.code != "internal" else _GENERIC,
+        detail=_GENERIC if exc.code in _UNSPOKEN else exc.detail,
         retryable=exc.retryable,
         level="error" if exc.status >= 500 and not steering else "warning",
         reported=exc.status >= 500 and not steering,
@@ -90,6 +91,8 @@ def outcome_of(exc: BaseException) -> Outcome:
 
 
 _GENERIC = default_detail(TracebatonError)
+#: Codes whose detail is for whoever runs the service: it may name paths and variables.
+_UNSPOKEN = frozenset({TracebatonError.code, ConfigurationError.code})
 
 
 def _unexpected(exc: BaseException) -> Outcome:
