@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 from tracebaton.context import RequestStore, current, entered
-from tracebaton.telemetry.enrichment import StoreSpanProcessor, sentry_op
+from tracebaton.telemetry.enrichment import SpanPipeline, sentry_op
 
 
 @pytest.fixture
@@ -21,8 +21,7 @@ def exporter() -> InMemorySpanExporter:
 @pytest.fixture
 def provider(exporter: InMemorySpanExporter) -> Iterator[TracerProvider]:
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(StoreSpanProcessor())
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.add_span_processor(SpanPipeline([SimpleSpanProcessor(exporter)]))
     yield provider
     provider.shutdown()
 
@@ -131,7 +130,10 @@ def test_no_query_leaves_the_house(
         "http.target": "/p?token=s3cr3t",
         "url.path": "/p",
     }
-    provider.get_tracer("test").start_span("GET", attributes=urls).end()
+    span = provider.get_tracer("test").start_span("GET", attributes={"url.query": "token=s3cr3t"})
+    span.add_event("kept")
+    span.set_attributes(urls)  # as contrib's middleware does, after the start
+    span.end()
     provider.get_tracer("test").start_span("GET", attributes={"url.full": "https://h/p"}).end()
 
     first, second = exporter.get_finished_spans()
@@ -145,3 +147,5 @@ def test_no_query_leaves_the_house(
         "sentry.op": "function",
     }
     assert (second.attributes or {})["url.full"] == "https://h/p"
+    assert [event.name for event in first.events] == ["kept"]
+    assert (first.start_time, first.end_time) == (span.start_time, span.end_time)

@@ -19,7 +19,8 @@ from tracebaton.errors import ConfigurationError
 from tracebaton.problems import NO_REPORTER, outcome_of
 from tracebaton.settings import Settings
 from tracebaton.telemetry.pipeline import resource_of
-from tracebaton.telemetry.sentry import check_sdk
+from tracebaton.telemetry.sentry import Sentry, check_sdk
+from tracebaton.telemetry.sentry.transport import CONNECTIONS
 
 pytestmark = pytest.mark.backends
 
@@ -304,3 +305,79 @@ def test_the_profiler_runs_when_asked_and_links_its_transactions(
 
     assert len(chunks) >= 1
     assert event["contexts"]["trace"]["data"]["profiler_id"] == chunks[0]["profiler_id"]
+
+
+def test_what_does_not_fit_the_queues_is_counted(
+    sentry: SentryReceiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of units and of envelopes alike; memory stays bounded when Sentry is slow."""
+    sentry.delay = 30
+    settings = Settings.load({"SENTRY_DSN": sentry.dsn})
+    connection = Sentry(settings, release="r", environment="e", queue_size=2)
+    provider = TracerProvider(shutdown_on_exit=False)
+    assert connection.processor is not None
+    provider.add_span_processor(connection.processor)
+    for _ in range(100):
+        provider.get_tracer("x").start_span("x").end()
+    connection.shutdown(0.5)
+    lost = sum(
+        vars(r)["fields"]["spans"] for r in caplog.records if r.message == "telemetry.spans_lost"
+    )
+
+    assert connection.exported == 0
+    assert connection.unsent == 100
+    assert connection.waiting <= CONNECTIONS + 2
+    assert lost >= 1
+
+
+def test_a_unit_queue_that_is_full_refuses_units(sentry: SentryReceiver) -> None:
+    """Nothing waits anywhere if nothing may."""
+    settings = Settings.load({"SENTRY_DSN": sentry.dsn})
+    connection = Sentry(settings, release="r", environment="e", queue_size=0)
+    provider = TracerProvider(shutdown_on_exit=False)
+    assert connection.processor is not None
+    provider.add_span_processor(connection.processor)
+    provider.get_tracer("x").start_span("x").end()
+    connection.shutdown(1)
+
+    assert (connection.exported, connection.unsent, connection.waiting) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("conventions", ["", "http", "http/dup"])
+def test_the_stock_instrumentation_reads_the_same_in_either_generation(
+    sentry: SentryReceiver, conventions: str
+) -> None:
+    """opentelemetry-instrumentation-starlette chooses its names once a process."""
+    code = """
+import sys
+from opentelemetry.instrumentation.starlette import StarletteInstrumentor
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from tracebaton.settings import Settings
+from tracebaton.telemetry import build
+telemetry = build(Settings.load({"SENTRY_DSN": sys.argv[1]}), role="api")
+async def job(request):
+    return PlainTextResponse("gone", 503)
+app = Starlette(routes=[Route("/v1/jobs/{job_id}", job, methods=["POST"])])
+StarletteInstrumentor.instrument_app(app, tracer_provider=telemetry.tracer_provider)
+TestClient(app).post("/v1/jobs/42?token=s3cr3t")
+telemetry.shutdown(5)
+"""
+    subprocess.run(
+        [sys.executable, "-c", code, sentry.dsn],
+        check=True,
+        timeout=30,
+        env={"PATH": "", "OTEL_SEMCONV_STABILITY_OPT_IN": conventions},
+    )
+
+    (event,) = sentry.transactions()
+    trace = event["contexts"]["trace"]
+
+    assert (event["transaction"], event["transaction_info"]["source"]) == (
+        "POST /v1/jobs/{job_id}",
+        "route",
+    )
+    assert (trace["op"], trace["status"]) == ("http.server", "unavailable")
+    assert "s3cr3t" not in str(event)

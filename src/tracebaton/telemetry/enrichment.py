@@ -1,14 +1,13 @@
 """
-What every span gets when it starts: the request store, Sentry's op, and no secret in its URL.
+What every span gets when it starts, the request store and Sentry's op, and loses when it ends.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Span, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanKind, format_trace_id
 
 from tracebaton.context import bind_trace, in_context, span_attributes
@@ -26,7 +25,7 @@ from tracebaton.semconv import (
     URL_QUERY,
 )
 
-__all__ = ["StoreSpanProcessor", "sentry_op"]
+__all__ = ["SpanPipeline", "sentry_op", "without_queries"]
 
 #: sentry-conventions' ops by OpenTelemetry's ``messaging.operation.type``.
 _QUEUE_OPS: Final = {
@@ -49,16 +48,20 @@ def sentry_op(kind: SpanKind, attributes: Mapping[str, Any]) -> str:
     return "db" if any(name in attributes for name in DB_SYSTEMS) else "function"
 
 
-class StoreSpanProcessor(SpanProcessor):
+class SpanPipeline(SpanProcessor):
     """
-    Put the request store on every span, the SERVER and process spans included.
+    Put the request store on every span, and let none pass with a secret in its URL.
 
-    The local root binds its trace id as the correlation id where none came in, before its own
-    attributes are written. Comes first in the pipeline: exporters see what it wrote.
+    The one processor of the provider; the sinks stand behind it. The local root binds its trace id
+    as the correlation id where none came in, before its own attributes are written.
     """
+
+    def __init__(self, sinks: Iterable[SpanProcessor]) -> None:
+        """Set the *sinks*, which see spans in this order."""
+        self._sinks = tuple(sinks)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Write the store's ids, the op and the redacted URL to *span*."""
+        """Write the store's ids and Sentry's op to *span*."""
         parent = trace.get_current_span(parent_context).get_span_context()
         if parent.is_remote or not parent.is_valid:
             bind_trace(format_trace_id(span.get_span_context().trace_id), parent_context)
@@ -66,16 +69,42 @@ class StoreSpanProcessor(SpanProcessor):
         changes = span_attributes(in_context(parent_context))
         if SENTRY_OP not in attributes:
             changes[SENTRY_OP] = sentry_op(span.kind, attributes)
-        span.set_attributes(changes | _without_query(attributes))
+        span.set_attributes(changes)
+        for sink in self._sinks:
+            sink.on_start(span, parent_context)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Hand *span* on without its queries; instrumentations set URLs after the start."""
+        clean = without_queries(span)
+        for sink in self._sinks:
+            sink.on_end(clean)
 
 
-def _without_query(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the URL attributes to overwrite: a query may hold a token, a path is the route's."""
+def without_queries(span: ReadableSpan) -> ReadableSpan:
+    """Return *span* with no URL query in it: a query may hold a token, under any name."""
+    attributes = span.attributes or {}
     changes: dict[str, Any] = {}
     if attributes.get(URL_QUERY):
         changes[URL_QUERY] = "[redacted]"
     for name in _WITH_QUERY:
-        url = attributes.get(name)
-        if url and "?" in str(url):
-            changes[name] = urlunsplit(urlsplit(str(url))._replace(query="", fragment=""))
-    return changes
+        url = str(attributes.get(name, ""))
+        if "?" in url:
+            changes[name] = url.partition("?")[0]
+    return _changed(span, {**attributes, **changes}) if changes else span
+
+
+def _changed(span: ReadableSpan, attributes: Mapping[str, Any]) -> ReadableSpan:
+    return ReadableSpan(
+        name=span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=attributes,
+        events=span.events,
+        links=span.links,
+        kind=span.kind,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )

@@ -14,14 +14,14 @@ from typing import Any, Final, Literal
 from opentelemetry import propagate, trace
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, Tracer
 
 from tracebaton.problems import NO_REPORTER, Reporter
 from tracebaton.propagation import Propagator
 from tracebaton.semconv import SCOPE
 from tracebaton.settings import Settings, prefer_stable_http_conventions
-from tracebaton.telemetry.enrichment import StoreSpanProcessor
+from tracebaton.telemetry.enrichment import SpanPipeline
 from tracebaton.telemetry.otlp import (
     OtlpLogHandler,
     SpanExport,
@@ -202,12 +202,11 @@ def _enabled(
         resource=resource,
         shutdown_on_exit=False,  # its hook at exit has no deadline
     )
-    provider.add_span_processor(StoreSpanProcessor())
-    if sentry is not None and sentry.processor is not None:
-        provider.add_span_processor(sentry.processor)
     exports = list(_exports(settings, sentry))
-    for export in exports:
-        provider.add_span_processor(export)
+    sinks: list[SpanProcessor] = [*exports]
+    if sentry is not None and sentry.processor is not None:
+        sinks.append(sentry.processor)
+    provider.add_span_processor(SpanPipeline(sinks))
     service = str(resource.attributes["service.name"])
     logs = (
         otlp_log_handler(_signal(settings.viewer_url, "logs"), resource=resource, service=service)

@@ -70,7 +70,9 @@ def check_sdk(mode: Mode, *, version: str, lifecycle: str | None) -> None:
 class Sentry:
     """The connection to one Sentry project."""
 
-    def __init__(self, settings: Settings, *, release: str, environment: str) -> None:
+    def __init__(
+        self, settings: Settings, *, release: str, environment: str, queue_size: int = QUEUE_SIZE
+    ) -> None:
         """
         Initialise sentry-sdk for this process.
 
@@ -78,6 +80,7 @@ class Sentry:
             settings: With ``SENTRY_DSN`` set.
             release: What Sentry shall know as the release.
             environment: What Sentry shall know as the environment.
+            queue_size: Units, and envelopes, that may wait in memory.
 
         Raises:
             ConfigurationError: This sentry-sdk cannot do what the mode needs.
@@ -103,7 +106,7 @@ class Sentry:
         self._handover: Handover[Unit[Scope]] = Handover(
             self._send,
             name="tracebaton-sentry",
-            limit=QUEUE_SIZE,
+            limit=queue_size,
             tick=self._outages.send_due,
         )
         sentry_sdk.init(
@@ -111,6 +114,7 @@ class Sentry:
             release=release,
             environment=environment,
             before_send=self._before_send,
+            transport_queue_size=queue_size,
             # A class, because the SDK builds it from its own options.
             transport=type("Transport", (ParallelTransport,), {"flight": self._flight}),
         )
@@ -211,7 +215,6 @@ class Sentry:
 def _options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "dsn": settings.sentry_dsn,
-        "transport_queue_size": QUEUE_SIZE,
         # What is merely installed stays out; OpenTelemetry instruments, and writes the headers.
         "auto_enabling_integrations": False,
         "trace_propagation_targets": [],
