@@ -125,3 +125,10 @@ def ended(client: httpx.Client, task_id: str, *, seconds: float = 30) -> dict[st
             return resource
         assert time.monotonic() < deadline, resource
         time.sleep(0.05)
+
+
+def create_key(env: Mapping[str, str], user: str, *, cwd: Path) -> str:
+    """Make an API key by the command."""
+    with running("keys", "create", user, env=env, cwd=cwd) as keys:
+        assert keys.wait() == 0
+    return keys.lines[0]

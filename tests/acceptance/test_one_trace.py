@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from command import Command, ended, running
+from command import Command, create_key, ended, running
 from jaeger import Jaeger
 from sentry_receiver import SentryReceiver
 from stage import Broker
@@ -29,18 +29,11 @@ def env(broker: Broker, jaeger: Jaeger, sentry: SentryReceiver) -> dict[str, str
     }
 
 
-def create_key(env: dict[str, str], user: str) -> str:
-    """Make an API key by the command."""
-    with running("keys", "create", user, env=env, cwd=HERE) as keys:
-        assert keys.wait() == 0
-    return keys.lines[0]
-
-
 def test_a_request_and_its_task_are_one_trace_everywhere(
     env: dict[str, str], jaeger: Jaeger, sentry: SentryReceiver
 ) -> None:
     """One trace id and one correlation id, span for span, in every place that has them."""
-    key = create_key(env, USER)
+    key = create_key(env, USER, cwd=HERE)
     with (
         running("api", "shop:app", "--port", "0", env=env, cwd=HERE) as api,
         running("worker", "shop:app", env=env, cwd=HERE) as worker,
@@ -105,7 +98,7 @@ def test_a_5xx_is_one_event_and_a_4xx_is_none(
     env: dict[str, str], jaeger: Jaeger, sentry: SentryReceiver
 ) -> None:
     """The event has the original type and stack and hangs on the request's span."""
-    key = create_key(env, USER)
+    key = create_key(env, USER, cwd=HERE)
     with running("api", "shop:app", "--port", "0", env=env, cwd=HERE) as api:
         with client(api, key) as http:
             broken = http.post("/orders/broken", json={})
@@ -149,7 +142,7 @@ def test_a_dead_task_is_one_event_that_lists_its_attempts(
     env: dict[str, str], broker: Broker, sentry: SentryReceiver
 ) -> None:
     """Two attempts, one event, the task dead, the message in the DLQ; Reject has no event."""
-    key = create_key(env, USER)
+    key = create_key(env, USER, cwd=HERE)
     with (
         running("api", "shop:app", "--port", "0", env=env, cwd=HERE) as api,
         running("worker", "shop:app", env=env, cwd=HERE) as worker,
