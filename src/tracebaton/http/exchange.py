@@ -57,6 +57,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_began",
         "_encoded",
         "_stream",
         "_trailers",
@@ -79,7 +80,6 @@ class Exchange:
         "quiet",
         "route",
         "span",
-        "started_at",
         "status",
     )
 
@@ -93,7 +93,7 @@ class Exchange:
         self.client = str(client[0]) if client else None
         self.route = route
         self.quiet = self.path in QUIET_PATHS
-        self.started_at = time.perf_counter()
+        self._began = time.perf_counter()
         self.context = otel.get_current()
         self.span: trace.Span = trace.INVALID_SPAN
         self.status: int | None = None
@@ -112,6 +112,11 @@ class Exchange:
         self._encoded = False
         self._trailers = False
         scope[_KEY] = self
+
+    @property
+    def seconds(self) -> float:
+        """Return how long ago the request came."""
+        return time.perf_counter() - self._began
 
     @property
     def store(self) -> RequestStore:

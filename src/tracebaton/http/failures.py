@@ -25,7 +25,7 @@ from tracebaton.errors import HeadersTooLarge
 from tracebaton.http.answers import http_outcome, problem_document, problem_response
 from tracebaton.http.exchange import Exchange, exchange_of, headers_too_large
 from tracebaton.problems import Outcome, Reporter
-from tracebaton.semconv import ERROR_TYPE, EVENT_HTTP_ERROR
+from tracebaton.semconv import ERROR_TYPE, EVENT_HTTP_ERROR, EVENT_TELEMETRY_FAILED
 
 __all__ = ["ErrorLayer", "Failures", "noting"]
 
@@ -135,7 +135,7 @@ class Failures:
         try:
             return self._reporter.report(exc, outcome, mechanism="asgi", tags=tags)
         except Exception:  # a sink that is broken never changes a response (SPEC 6)
-            _log.warning("reporter.failed", exc_info=True)
+            _log.warning(EVENT_TELEMETRY_FAILED, exc_info=True)
             return None
 
     def _tell_background(self, exchange: Exchange, exc: Exception) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Router
 from starlette.types import ExceptionHandler
 from starlette.websockets import WebSocket
 
@@ -35,9 +36,10 @@ def told_handlers(
         routes: Whose methods a 405 names.
         problems: Whether to answer what has no handler of the app's own.
     """
-    ours: dict[Any, ExceptionHandler] = {TracebatonError: _answer_ours}
-    if problems:
-        ours[HTTPException] = _http_exception_handler(routes)
+    ours: dict[Any, ExceptionHandler] = {
+        TracebatonError: _answer_ours,
+        HTTPException: _http_exception_handler(routes) if problems else _starlettes(),
+    }
     told: dict[Any, ExceptionHandler] = {key: noting(handler) for key, handler in ours.items()}
     for key, handler in handlers.items():
         if key in (500, Exception):
@@ -49,6 +51,11 @@ def told_handlers(
         elif key is not HTTPException:
             told[key] = noting(handler)
     return told
+
+
+def _starlettes() -> ExceptionHandler:
+    """Return what Starlette answers an ``HTTPException`` with."""
+    return ExceptionMiddleware(Router()).http_exception
 
 
 def _is_default(handler: ExceptionHandler) -> bool:

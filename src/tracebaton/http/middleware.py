@@ -7,11 +7,11 @@ Starlette's ``ExceptionMiddleware``, the router.
 """
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import anyio
 from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
@@ -48,6 +48,9 @@ __all__ = ["RequestLayer", "instrument"]
 _log = logging.getLogger("tracebaton.http")
 #: The attribute by which we know an app that has our layers.
 _FLAG: Final = "_is_instrumented_by_tracebaton"
+#: Seconds after which a request's end asks whether its caller is still there: few give up sooner,
+#: and asking costs a turn of the event loop.
+_PATIENCE: Final = 0.25
 
 
 def instrument(
@@ -176,6 +179,8 @@ class RequestLayer:
         async def noting_send(message: Message) -> None:
             if message["type"] in STARTS:
                 message = {**message, "headers": _with_ids(message.get("headers", ()), exchange)}
+            if _is_last(message) and exchange.seconds > _PATIENCE:
+                await _ask_whether_gone(noting_receive)
             exchange.sent(message)
             await send(message)
             if exchange.complete and exchange.kind == "http":
@@ -190,6 +195,18 @@ class RequestLayer:
             # Telemetry never costs a request: the instrumentation stumbled over a header's bytes.
             _log.warning(EVENT_TELEMETRY_FAILED, exc_info=True)
             await self._quiet(scope, noting_receive, noting_send)
+
+
+def _is_last(message: Message) -> bool:
+    return message["type"] == "http.response.body" and not message.get("more_body", False)
+
+
+async def _ask_whether_gone(receive: Receive) -> None:
+    """Take what the server has to say without waiting; whoever reads it notes a disconnect."""
+    for _ in range(2):  # before it there may be a body that the app did not read
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await receive()
 
 
 def _with_ids(headers: Any, exchange: Exchange) -> list[tuple[bytes, bytes]]:
@@ -215,7 +232,7 @@ def _log_request(exchange: Exchange) -> None:
         "path": exchange.path,
         "route": exchange.route,
         "status": exchange.status,
-        "duration_ms": round((time.perf_counter() - exchange.started_at) * 1000, 3),
+        "duration_ms": round(exchange.seconds * 1000, 3),
         "bytes": exchange.bytes_sent,
         "client": exchange.client,
     }
