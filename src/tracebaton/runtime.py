@@ -7,8 +7,8 @@ It owns the shutdown order too: what still makes spans stops first, what sends t
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -51,7 +51,14 @@ _log = logging.getLogger("tracebaton")
 class Runtime:
     """What one process needs, built from *settings* and closed in order."""
 
-    def __init__(self, settings: Settings, *, role: Role, registry: Registry) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        role: Role,
+        registry: Registry,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self.settings = settings
         self.registry = registry
         if settings.queue_url is None and settings.queue_name is None:
@@ -59,7 +66,7 @@ class Runtime:
                 "TRACEBATON_QUEUE_URL: is not set, nor TRACEBATON_QUEUE_NAME;"
                 " `tracebaton dev` brings a queue of its own"
             )
-        self.telemetry: Telemetry = build(settings, role=role)
+        self.telemetry = telemetry or build(settings, role=role)
         self.service_name = str(self.telemetry.resource.attributes["service.name"])
         self.sqs = Sqs(
             SqsAccess(
@@ -132,7 +139,7 @@ def _store(url: str) -> TaskStore | None:
 class WorkerService:
     """The worker of an application: its queue's policy is checked, then it works until stopped."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, *, wait_seconds: int = 20) -> None:
         settings = runtime.settings
         self.runtime = runtime
         self._stopped = asyncio.Event()
@@ -153,6 +160,7 @@ class WorkerService:
             concurrency=settings.concurrency,
             visibility_seconds=settings.visibility_seconds,
             drain_seconds=settings.drain_seconds,
+            wait_seconds=wait_seconds,
         )
 
     async def prepare(self) -> None:
@@ -370,9 +378,20 @@ class Tracebaton:
         """Return the API, a Starlette application whose lifespan starts and stops everything."""
         return create_app(_ApiService(self), lifespan=self._lifespan)
 
-    def worker(self) -> WorkerService:
-        """Return the worker of this application."""
-        return WorkerService(self.runtime("worker"))
+    def worker(self, *, wait_seconds: int = 20) -> WorkerService:
+        """Return the worker of this application; its polls wait up to *wait_seconds* (0 to 20)."""
+        return WorkerService(self.runtime("worker"), wait_seconds=wait_seconds)
+
+    @contextmanager
+    def staged(self, settings: Settings, telemetry: Telemetry) -> Iterator[Runtime]:
+        """Run on these *settings* and this *telemetry* for the length of a block, as tests do."""
+        before = self._given, self._runtime
+        self._given = settings
+        self._runtime = Runtime(settings, role="api", registry=self.registry, telemetry=telemetry)
+        try:
+            yield self._runtime
+        finally:
+            self._given, self._runtime = before
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:

@@ -23,7 +23,7 @@ from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
 from tracebaton.queue.worker import DrainReport, Worker
 from tracebaton.tasks import Registry, Task, TaskStatus, TaskType
 from tracebaton.tasks.sqlite import SqliteTaskStore
-from tracebaton.telemetry.enrichment import StoreSpanProcessor
+from tracebaton.telemetry.enrichment import SpanPipeline
 
 
 class Note(BaseModel):
@@ -142,8 +142,7 @@ async def working(worker: Worker) -> AsyncIterator[asyncio.Task[DrainReport]]:
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     """A fresh SQS, store and tracer."""
     provider, exporter = TracerProvider(), InMemorySpanExporter()
-    provider.add_span_processor(StoreSpanProcessor())
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.add_span_processor(SpanPipeline([SimpleSpanProcessor(exporter)]))
     store = SqliteTaskStore(tmp_path / "tasks.db")
     async with LocalSqs() as local:
         sqs = Sqs(SqsAccess(endpoint=local.url, region="us-east-1", anonymous=True))
