@@ -1,5 +1,6 @@
 """Work handed to background threads."""
 
+import contextvars
 import os
 import threading
 
@@ -103,3 +104,31 @@ def test_a_forked_child_starts_empty() -> None:
 
     assert os.waitstatus_to_exitcode(status) == 0
     assert handover.drain(5)
+
+
+def test_its_threads_start_from_an_empty_context() -> None:
+    """The request that happens to start one must not be current in it ever after."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("unit")
+    seen: list[str] = []
+
+    def handle(item: int) -> None:
+        seen.append(variable.get("none"))
+
+    variable.set("first request")
+    started = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        # What OpenTelemetry's ThreadingInstrumentor does to every thread.
+        context, run = contextvars.copy_context(), thread.run
+        thread.run = lambda: context.run(run)  # type: ignore[method-assign]
+        started(thread)
+
+    threading.Thread.start = start  # type: ignore[method-assign]
+    try:
+        handover: Handover[int] = Handover(handle, name="back", limit=1)
+        handover.submit(1)
+    finally:
+        threading.Thread.start = started  # type: ignore[method-assign]
+
+    assert handover.drain(5)
+    assert seen == ["none"]

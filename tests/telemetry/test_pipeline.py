@@ -9,18 +9,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import sentry_sdk
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, SpanKind
 from otlp_receiver import OtlpReceiver
 from sentry_receiver import SentryReceiver
+from sentry_sdk.envelope import Envelope, Item, PayloadRef
 
 from tracebaton.context import RequestStore, bind_trace, current, entered
 from tracebaton.errors import ConfigurationError
 from tracebaton.problems import NO_REPORTER, outcome_of
 from tracebaton.settings import Settings
+from tracebaton.telemetry.losses import InFlight, Losses
 from tracebaton.telemetry.pipeline import resource_of
 from tracebaton.telemetry.sentry import Sentry, check_sdk
-from tracebaton.telemetry.sentry.transport import CONNECTIONS
+from tracebaton.telemetry.sentry.transport import CONNECTIONS, ParallelTransport
 
 pytestmark = pytest.mark.backends
 
@@ -328,6 +331,25 @@ def test_what_does_not_fit_the_queues_is_counted(
     assert connection.unsent == 100
     assert connection.waiting <= CONNECTIONS + 2
     assert lost >= 1
+
+
+def test_a_full_envelope_queue_refuses_envelopes(sentry: SentryReceiver) -> None:
+    """The next unit's transaction is lost then, and counted."""
+    sentry.delay = 30
+    losses = Losses("sentry")
+    settings = Settings.load({"SENTRY_DSN": sentry.dsn})
+    Sentry(settings, release="r", environment="e").shutdown(0)
+    kind = type("Transport", (ParallelTransport,), {"flight": InFlight(losses)})
+    transport = kind({**sentry_sdk.get_client().options, "transport_queue_size": 1})
+    for number in range(CONNECTIONS + 3):
+        transport.flight.receive(1)
+        transport.flight.pack(str(number), 1)
+        item = Item(PayloadRef(json={}), type="event")
+        transport.capture_envelope(Envelope(headers={"event_id": str(number)}, items=[item]))
+
+    assert not transport.is_healthy()
+    assert 2 <= losses.count <= CONNECTIONS + 2
+    assert transport.flight.parcels == CONNECTIONS + 3 - losses.count
 
 
 def test_a_unit_queue_that_is_full_refuses_units(sentry: SentryReceiver) -> None:

@@ -508,3 +508,33 @@ def test_nothing_is_kept_of_spans_that_are_gone(pipelines: Any, sentry: SentryRe
     assert problems == []
     assert len(collector) == 0
     assert len(sentry.transactions()) == 800
+
+
+def test_a_trace_is_kept_by_both_services_or_by_none(
+    pipelines: Any, sentry: SentryReceiver
+) -> None:
+    """The worker's own rate does not matter, and the context explains the head's."""
+    api = pipelines({"SENTRY_DSN": sentry.dsn, "SENTRY_TRACES_SAMPLE_RATE": "0.3"})
+    carriers = []
+    for _ in range(100):
+        with request(api):
+            carriers.append(api.propagator.inject_message())
+    api.shutdown(5)
+    from_api = {event["contexts"]["trace"]["trace_id"] for event in sentry.transactions()}
+    worker_rate = {"SENTRY_DSN": sentry.dsn, "SENTRY_TRACES_SAMPLE_RATE": "0.9"}
+    worker = pipelines(worker_rate, role="worker")
+    for carrier in carriers:
+        with message(worker, carrier):
+            pass
+    worker.shutdown(5)
+    from_worker = {
+        event["contexts"]["trace"]["trace_id"]
+        for event in sentry.transactions()
+        if event["transaction"] == "ai.chat"
+    }
+    headers = sentry.trace_headers().values()
+
+    assert from_worker == from_api
+    assert 10 < len(from_api) < 55
+    assert {header["sample_rate"] for header in headers} == {"0.3"}
+    assert all(float(h["sample_rand"]) < float(h["sample_rate"]) for h in headers)

@@ -2,6 +2,7 @@
 Hand work from request threads to a few background threads, bounded, with a deadline at the end.
 """
 
+import contextvars
 import logging
 import os
 import threading
@@ -90,7 +91,9 @@ class Handover(Generic[Item]):
     def _notify(self) -> None:
         if self._threads == 0 or (self._threads < self._most and len(self) > self._threads):
             self._threads += 1
-            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            # From an empty context: an instrumented Thread would carry this request's into it.
+            contextvars.Context().run(thread.start)
         self._changed.notify_all()
 
     def _run(self) -> None:

@@ -68,11 +68,10 @@ class Outages:
             now = self._now()
             waiting = [window for window in self._windows.values() if window.send is not None]
             due = [w for w in waiting if all_of_them or now - w.opened >= GRACE]
-            calls = [(window.send, window.count) for window in due]
+            calls = [(send, window.count) for window in due if (send := window.send)]
             for window in due:
                 window.send, window.count = None, 0
             later = [GRACE - (now - w.opened) for w in waiting if w.send is not None]
         for send, count in calls:
-            if send is not None:
-                send(count)
+            send(count)
         return min(later, default=None)

@@ -104,5 +104,5 @@ class SentryReporter:
 
 def _send_outage(event: Any, hint: dict[str, Any], scope: Scope, count: int) -> None:
     event["contexts"]["outage"] = {"count": count}
-    with use_isolation_scope(scope):
+    with use_isolation_scope(scope), use_scope(Scope(ty=ScopeType.CURRENT)):
         sentry_sdk.capture_event(event, hint=hint)
