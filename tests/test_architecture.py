@@ -14,12 +14,13 @@ ROOT = Path(tracebaton.__file__).parent
 
 #: From the ground up. A module imports from lower rows only; a package also from within itself.
 FLOORS = (
-    {"errors", "semconv", "redaction", "w3c"},
+    {"errors", "semconv", "redaction", "w3c", "baggage"},
     {"context"},
     {"settings", "propagation", "logs", "problems", "audit", "tasks"},
     {"telemetry", "queue", "local", "viewer"},
     {"http"},
     {"runtime"},
+    {"application"},
     {"processes"},
     {"dev"},
     {"testing"},
@@ -62,7 +63,7 @@ DEEDS = {
 #: Names that say nothing of what a module is for.
 VAGUE = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc"}
 #: Imported for a type only: the wiring names what it hands out, `Tracebaton.asgi`.
-TYPES_ONLY = {("runtime", "starlette")}
+TYPES_ONLY = {("application", "starlette")}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tracebaton.application import Tracebaton as Tracebaton
     from tracebaton.context import RequestStore as RequestStore
     from tracebaton.context import current as current
     from tracebaton.errors import Reject as Reject
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tracebaton.logs import configure_logging as configure_logging
     from tracebaton.queue.producer import Producer as Producer
     from tracebaton.queue.worker import Worker as Worker
-    from tracebaton.runtime import Tracebaton as Tracebaton
+    from tracebaton.runtime import configure_telemetry as configure_telemetry
     from tracebaton.settings import Settings as Settings
     from tracebaton.tasks import Task as Task
 
@@ -29,10 +30,11 @@ _HOME = {
     "RetryLater": "errors",
     "Settings": "settings",
     "Task": "tasks",
-    "Tracebaton": "runtime",
+    "Tracebaton": "application",
     "TracebatonError": "errors",
     "Worker": "queue.worker",
     "configure_logging": "logs",
+    "configure_telemetry": "runtime",
     "current": "context",
     "instrument": "http.middleware",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "TracebatonError",
     "Worker",
     "configure_logging",
+    "configure_telemetry",
     "current",
     "instrument",
 ]

@@ -20,9 +20,9 @@ from typing import Any
 
 import uvicorn
 
+from tracebaton.application import Tracebaton
 from tracebaton.errors import ConfigurationError
 from tracebaton.http.app import create_health_app
-from tracebaton.runtime import Tracebaton
 from tracebaton.semconv import EVENT_WORKER_DRAINED
 
 __all__ = ["load_app", "run_api", "run_worker", "serving"]

@@ -7,45 +7,47 @@ It owns the shutdown order too: what still makes spans stops first, what sends t
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel
-
-from tracebaton.context import RequestStore
 from tracebaton.errors import ConfigurationError, TracebatonError
-from tracebaton.http.app import create_app
 from tracebaton.http.auth import Authenticator, authenticator
-from tracebaton.http.body import body as read_body
 from tracebaton.logs import configure_logging
-from tracebaton.problems import Reporter
 from tracebaton.queue.producer import Producer
 from tracebaton.queue.retry import RetryPolicy
 from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
 from tracebaton.queue.worker import DrainReport, Worker
 from tracebaton.settings import Settings
-from tracebaton.tasks import Handler, Registry, Task, TaskStore, TaskType
+from tracebaton.tasks import Registry, TaskStore
 from tracebaton.tasks.sqlite import SqliteTaskStore
 from tracebaton.telemetry.pipeline import FlushReport, Telemetry, build
 
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
-    from starlette.requests import Request
-
-__all__ = ["Runtime", "Tracebaton", "WorkerService"]
+__all__ = ["Role", "Runtime", "WorkerService", "configure_telemetry"]
 
 #: Seconds the last spans and events get to leave the process.
 FLUSH_SECONDS = 4.0
 
 Role = Literal["api", "worker"]
-Model = TypeVar("Model", bound=BaseModel)
-HandlerT = TypeVar("HandlerT", bound=Handler)
-Endpoint = Callable[["Request"], Awaitable[Any] | Any]
 
 _log = logging.getLogger("tracebaton")
+
+
+def configure_telemetry(settings: Settings | None = None, *, role: Role = "api") -> Telemetry:
+    """
+    Set up tracing for someone else's process: providers, propagator and sinks by *settings*.
+
+    Call its ``shutdown(timeout)`` before the process ends.
+
+    Args:
+        settings: Read from the environment by default.
+        role: Names the service where ``OTEL_SERVICE_NAME`` does not.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+    """
+    return build(settings or Settings.load(), role=role)
 
 
 class Runtime:
@@ -231,174 +233,3 @@ def check_redrive(attributes: Mapping[str, str], max_attempts: int) -> None:
             f"TRACEBATON_MAX_ATTEMPTS: is {max_attempts}, but the queue's maxReceiveCount is"
             f" {count}. Make them equal"
         )
-
-
-class _ApiService:
-    """
-    What the HTTP wing asks of an application, looked up when it asks.
-
-    Nothing is read or built before the API starts, so that importing an application needs no
-    settings.
-    """
-
-    def __init__(self, app: "Tracebaton") -> None:
-        self._app = app
-
-    @property
-    def registry(self) -> Registry:
-        return self._app.registry
-
-    @property
-    def routes(self) -> Sequence[tuple[str, Endpoint, Sequence[str]]]:
-        return self._app.routes
-
-    @property
-    def store(self) -> TaskStore | None:
-        return self._app.runtime("api").store
-
-    @property
-    def reporter(self) -> Reporter:
-        return self._app.runtime("api").telemetry.reporter
-
-    @property
-    def authenticator(self) -> Authenticator:
-        return self._app.runtime("api").authenticator
-
-    @property
-    def store_type(self) -> type[RequestStore]:
-        return self._app.store_type
-
-    async def enqueue(self, task_type: str, data: BaseModel | Mapping[str, Any]) -> Task:
-        return await self._app.enqueue(task_type, data)
-
-    def trace_url(self, trace_id: str) -> str | None:
-        return self._app.runtime("api").trace_url(trace_id)
-
-    async def ready(self) -> Mapping[str, bool]:
-        return await self._app.ready()
-
-
-class Tracebaton:
-    """
-    An application: task types, routes, and from them an API and a worker.
-
-    Settings are read from the environment when the API or the worker starts.
-    """
-
-    def __init__(
-        self, *, settings: Settings | None = None, store: type[RequestStore] = RequestStore
-    ) -> None:
-        self.registry = Registry()
-        self.store_type = store
-        self.routes: list[tuple[str, Endpoint, Sequence[str]]] = []
-        self._given = settings
-        self._runtime: Runtime | None = None
-
-    def task(
-        self,
-        name: str,
-        *,
-        model: type[BaseModel],
-        deadline: float | None = None,
-        version: str = "1",
-    ) -> Callable[[HandlerT], HandlerT]:
-        """
-        Register the decorated function as the handler of the task type *name*.
-
-        Args:
-            model: Validates the data, in the API and again in the worker.
-            deadline: Seconds it may run, None for no limit but SQS's 12 hours.
-            version: Schema version of the messages it understands.
-
-        Raises:
-            ConfigurationError: *name* is registered already.
-        """
-
-        def register(handler: HandlerT) -> HandlerT:
-            self.registry.add(
-                TaskType(
-                    name=name, model=model, handler=handler, deadline=deadline, version=version
-                )
-            )
-            return handler
-
-        return register
-
-    def route(
-        self, path: str, *, methods: Sequence[str] = ("GET",)
-    ) -> Callable[[Endpoint], Endpoint]:
-        """
-        Serve *path* by the decorated function.
-
-        It may return a response, a task (202 and its address), a pydantic model or plain JSON data.
-        """
-
-        def register(endpoint: Endpoint) -> Endpoint:
-            self.routes.append((path, endpoint, tuple(methods)))
-            return endpoint
-
-        return register
-
-    async def body(self, request: "Request", model: type[Model]) -> Model:
-        """
-        Read and validate the JSON body of *request*.
-
-        Raises:
-            RequestError: One of 400, 408, 413, 415, 422, as a problem document.
-        """
-        return await read_body(request, model)
-
-    async def enqueue(
-        self, task_type: str, data: BaseModel | Mapping[str, Any], *, delay_seconds: int = 0
-    ) -> Task:
-        """Save a task and send its message; see `Producer.enqueue()`."""
-        return await self.runtime("api").producer.enqueue(
-            task_type, data, delay_seconds=delay_seconds
-        )
-
-    async def ready(self) -> Mapping[str, bool]:
-        """Tell what of the API's dependencies answers."""
-        return await self.runtime("api").ready()
-
-    @property
-    def settings(self) -> Settings:
-        """Return the settings of the running process, read at the first use."""
-        if self._given is None:
-            self._given = Settings.load()
-        return self._given
-
-    def runtime(self, role: Role) -> Runtime:
-        """Return the process's runtime, built as *role* at the first use."""
-        if self._runtime is None:
-            self._runtime = Runtime(self.settings, role=role, registry=self.registry)
-        return self._runtime
-
-    @cached_property
-    def asgi(self) -> "Starlette":
-        """Return the API, a Starlette application whose lifespan starts and stops everything."""
-        return create_app(_ApiService(self), lifespan=self._lifespan)
-
-    def worker(self, *, wait_seconds: int = 20) -> WorkerService:
-        """Return the worker of this application; its polls wait up to *wait_seconds* (0 to 20)."""
-        return WorkerService(self.runtime("worker"), wait_seconds=wait_seconds)
-
-    @contextmanager
-    def staged(self, settings: Settings, telemetry: Telemetry) -> Iterator[Runtime]:
-        """Run on these *settings* and this *telemetry* for the length of a block, as tests do."""
-        before = self._given, self._runtime
-        self._given = settings
-        self._runtime = Runtime(settings, role="api", registry=self.registry, telemetry=telemetry)
-        try:
-            yield self._runtime
-        finally:
-            self._given, self._runtime = before
-
-    @asynccontextmanager
-    async def _lifespan(self, app: object) -> AsyncIterator[None]:
-        runtime = self.runtime("api")
-        _ = runtime.authenticator  # a bad key file stops the start and not the first request
-        try:
-            yield
-        finally:
-            await runtime.close()
-            self._runtime = None

@@ -28,12 +28,12 @@ from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
+from tracebaton.application import Tracebaton
 from tracebaton.errors import TracebatonError
 from tracebaton.local import LocalSqs
 from tracebaton.logs import log_fields
 from tracebaton.problems import Outcome
 from tracebaton.propagation import Propagator
-from tracebaton.runtime import Tracebaton
 from tracebaton.settings import Settings
 from tracebaton.tasks import Task
 from tracebaton.telemetry.enrichment import SpanPipeline
