@@ -14,8 +14,9 @@ ROOT = Path(tracebaton.__file__).parent
 
 #: From the ground up. A module imports from lower rows only; a package also from within itself.
 FLOORS = (
-    {"errors", "semconv", "redaction", "w3c", "baggage"},
+    {"errors", "semconv", "redaction", "w3c"},
     {"context"},
+    {"baggage"},
     {"settings", "propagation", "logs", "problems", "audit", "tasks"},
     {"telemetry", "queue", "local", "viewer"},
     {"http"},
