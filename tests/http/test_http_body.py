@@ -47,6 +47,7 @@ async def post(ask: Any, content: Any, **headers: str) -> Any:
     ("content", "value"),
     [
         (b'{"a": 1}', {"a": 1}),
+        (b"[1.5]", [1.5]),
         (b"\xef\xbb\xbf[1]", [1]),
         (b' "\\ud83d\\ude00" ', "😀"),
         ('"ü"'.encode(), "ü"),
@@ -222,6 +223,10 @@ def refuse(value: str) -> str:
     raise ValueError(f"{value} will not do")
 
 
+def refuse_all(values: list[str | None]) -> list[str | None]:
+    raise ValueError(f"not {values[0]}")
+
+
 def explain(value: str) -> str:
     raise ValueError("choose another one")
 
@@ -250,6 +255,7 @@ class Everything(BaseModel):
     refused: Annotated[str, AfterValidator(refuse)] = ""
     explained: Annotated[str, AfterValidator(explain)] = ""
     owned: Annotated[str, AfterValidator(custom)] = ""
+    many: Annotated[list[str | None], AfterValidator(refuse_all)] = []
     identifier: UUID | None = None
     password: SecretStr | None = None
     scores: dict[str, int] = {}
@@ -284,6 +290,7 @@ async def validate(ask: Any, document: Any, model: type[BaseModel] = Everything)
         ({"explained": "hunter2"}, "/explained", "choose another one"),
         ({"owned": "hunter2"}, "/owned", "The value is not valid."),
         ({"password": "hunter2"}, "", "The value is not valid."),
+        ({"many": ["hunter2", "", None]}, "/many", "The value is not valid."),
         ({"scores": {"a": "hunter2"}}, "/scores/a", "Input should be a valid integer"),
         ({"hunter": "hunter2"}, "/hunter", "Extra inputs are not permitted"),
         ("hunter2", "", "Input should be an object"),

@@ -13,7 +13,7 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.instrumentation.starlette import StarletteInstrumentor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind
 from starlette import applications
@@ -542,6 +542,32 @@ async def test_bytes_that_stop_the_instrumentation_do_not_stop_the_request(
 
     assert (answer.status_code, answer.json()) == (200, {"correlation_id": "c"})
     assert [line["event"] for line in lines.all] == ["telemetry.failed", "http.request"]
+
+
+async def test_telemetry_that_fails_late_does_not_ask_twice(ask: Any) -> None:
+    """What breaks after the app was reached never sends the request into it again."""
+    calls: list[str] = []
+
+    class Broken(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            raise RuntimeError("a processor of somebody's")
+
+    async def chunks() -> Any:
+        calls.append("once")
+        yield b"begun"
+        raise LookupError
+
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(chunks())
+
+    provider = TracerProvider()
+    provider.add_span_processor(Broken())
+    app = instrument(Starlette(routes=[Route("/", stream)]), tracer_provider=provider)
+    async with ask(app) as client:
+        with pytest.raises(RuntimeError, match="somebody"):
+            await client.get("/")
+
+    assert calls == ["once"]
 
 
 async def test_a_lifespan_runs_through(ask: Any) -> None:

@@ -16,9 +16,15 @@ from starlette.types import Message, Scope
 
 from tracebaton.context import RequestStore, in_context, valid_correlation_id
 from tracebaton.problems import Outcome
-from tracebaton.semconv import CLIENT_DISCONNECTED, QUIET_PATHS, X_CORRELATION_ID, X_REQUEST_ID
+from tracebaton.semconv import (
+    CLIENT_DISCONNECTED,
+    QUIET_PATHS,
+    WEBSOCKET_CLOSE_CODE,
+    X_CORRELATION_ID,
+    X_REQUEST_ID,
+)
 
-__all__ = ["Exchange", "correlation_id_of", "exchange_of", "headers_too_large"]
+__all__ = ["Exchange", "correlation_id_of", "exchange_in", "exchange_of", "headers_too_large"]
 
 #: Where the exchange stands in the scope.
 _KEY: Final = "tracebaton.exchange"
@@ -159,8 +165,7 @@ class Exchange:
             self._end()
         elif kind == "websocket.close":
             self.status = self.status or 403  # closed before accepted: the server answers that
-            self.close_code = message.get("code", 1000)
-            self._end()
+            self._close(message.get("code", 1000))
 
     def received(self, message: Message) -> None:
         """Note a *message* of the server to the app."""
@@ -168,8 +173,7 @@ class Exchange:
             if not self.complete:  # after a complete answer it means nothing
                 self.left()
         elif message["type"] == "websocket.disconnect":
-            self.close_code = message.get("code", 1005)
-            self._end()
+            self._close(message.get("code", 1005))
 
     def left(self) -> None:
         """Say that the caller left: nothing failed, and nobody reads the answer."""
@@ -189,6 +193,11 @@ class Exchange:
             elif key in (b"content-encoding", b"content-length"):
                 self._encoded = True
 
+    def _close(self, code: int) -> None:
+        self.close_code = code
+        self.span.set_attribute(WEBSOCKET_CLOSE_CODE, code)
+        self._end()
+
     def _end(self) -> None:
         self.complete = True
         self.ended_ns = time.time_ns()
@@ -198,6 +207,12 @@ def exchange_of(scope: Scope) -> Exchange | None:
     """Return the exchange that *scope* belongs to, None in an app that is not instrumented."""
     found = scope.get(_KEY)
     return found if isinstance(found, Exchange) else None
+
+
+def exchange_in(scope: Scope) -> Exchange:
+    """Return the exchange of *scope*, which passed through `RequestLayer`."""
+    exchange: Exchange = scope[_KEY]
+    return exchange
 
 
 def correlation_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

@@ -22,10 +22,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tracebaton.context import bind_trace, span_attributes
 from tracebaton.errors import ConfigurationError
-from tracebaton.http.exchange import STARTS, exchange_of
+from tracebaton.http.exchange import STARTS, exchange_in
 from tracebaton.http.failures import Failures, mark_failed
 from tracebaton.http.routes import nested_apps
-from tracebaton.semconv import HTTP_ROUTE, WEBSOCKET_CLOSE_CODE
+from tracebaton.semconv import HTTP_ROUTE
 
 __all__ = ["SpanLayer", "instrumentation", "request_instrumentation", "span_details"]
 
@@ -87,8 +87,7 @@ def without_instrumentation(entries: Iterable[Middleware]) -> list[Middleware]:
 
 def span_details(scope: Scope) -> tuple[str, dict[str, Any]]:
     """Return the name and the first attributes of a SERVER span: ``{METHOD} {route template}``."""
-    exchange = exchange_of(scope)
-    route = None if exchange is None else exchange.route
+    route = exchange_in(scope).route
     attributes = {HTTP_ROUTE: route} if route else {}
     if scope["type"] == "websocket":
         return route or "websocket", attributes
@@ -107,10 +106,7 @@ class SpanLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; what leaves the app is kept, `RequestLayer` raises it."""
-        exchange = exchange_of(scope)
-        if exchange is None:
-            await self.app(scope, receive, send)
-            return
+        exchange = exchange_in(scope)
         exchange.entered = True
         span = trace.get_current_span()
         # The stock propagators start from an empty context: the store would be lost below them.
@@ -122,8 +118,6 @@ class SpanLayer:
         span.set_attributes(span_attributes(store))
 
         async def marking(message: Message) -> None:
-            if message["type"] == "websocket.close" and exchange.close_code is None:
-                span.set_attribute(WEBSOCKET_CLOSE_CODE, message.get("code", 1000))
             await send(message)
             if message["type"] in STARTS:
                 mark_failed(exchange)
