@@ -1,10 +1,12 @@
 """Work handed to background threads."""
 
-import contextvars
 import os
 import threading
+from typing import Any
 
 import pytest
+import sentry_sdk
+from sentry_receiver import SentryReceiver
 
 from tracebaton.telemetry.handover import Handover
 
@@ -106,29 +108,17 @@ def test_a_forked_child_starts_empty() -> None:
     assert handover.drain(5)
 
 
-def test_its_threads_start_from_an_empty_context() -> None:
-    """The request that happens to start one must not be current in it ever after."""
-    variable: contextvars.ContextVar[str] = contextvars.ContextVar("unit")
-    seen: list[str] = []
-
-    def handle(item: int) -> None:
-        seen.append(variable.get("none"))
-
-    variable.set("first request")
-    started = threading.Thread.start
-
-    def start(thread: threading.Thread) -> None:
-        # What OpenTelemetry's ThreadingInstrumentor does to every thread.
-        context, run = contextvars.copy_context(), thread.run
-        thread.run = lambda: context.run(run)  # type: ignore[method-assign]
-        started(thread)
-
-    threading.Thread.start = start  # type: ignore[method-assign]
-    try:
-        handover: Handover[int] = Handover(handle, name="back", limit=1)
-        handover.submit(1)
-    finally:
-        threading.Thread.start = started  # type: ignore[method-assign]
-
+def test_its_threads_start_from_an_empty_context(pipelines: Any, sentry: SentryReceiver) -> None:
+    """sentry-sdk gives each new thread the unit's scopes; ours outlives the unit."""
+    telemetry = pipelines({"SENTRY_DSN": sentry.dsn})
+    handover: Handover[str] = Handover(sentry_sdk.capture_message, name="back", limit=1)
+    with telemetry.reporter.isolated():
+        sentry_sdk.set_tag("unit", "first")
+        handover.submit("from the thread")
     assert handover.drain(5)
-    assert seen == ["none"]
+    telemetry.shutdown(5)
+
+    (event,) = sentry.events()
+
+    assert event["message"] == "from the thread"
+    assert "unit" not in event.get("tags", {})

@@ -48,15 +48,17 @@ class _Reasons(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: dict[int, str] = {}
+        self._here = threading.local()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        self._last[record.thread or 0] = record.getMessage()
+        self._here.last = record.getMessage()
         return False
 
     def take(self) -> str | None:
         """Return what the current thread was told last."""
-        return self._last.pop(threading.get_ident(), None)
+        last: str | None = getattr(self._here, "last", None)
+        self._here.last = None
+        return last
 
 
 _REASONS = _Reasons()
