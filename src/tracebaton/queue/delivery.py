@@ -271,7 +271,11 @@ class Delivery:
         }
         if not isinstance(exc, RetryLater):
             problems.record(exc, outcome, attempt.span)
-        said: dict[str, str | int] = {"attempt": attempt.number, "code": outcome.code, "retry_in_seconds": delay}
+        said: dict[str, str | int] = {
+            "attempt": attempt.number,
+            "code": outcome.code,
+            "retry_in_seconds": delay,
+        }
         attempt.span.add_event(EVENT_TASK_RETRIED, said)
         attempt.span.set_attribute(TASK_STATUS, TaskStatus.QUEUED.value)
         fields = {"task_type": attempt.event.type, "error_type": outcome.error_type, **said}

@@ -9,7 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import boto3
@@ -17,11 +17,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tracebaton.errors import MessageTooLarge, QueueUnavailable, TracebatonError
+from tracebaton.queue.message import Attribute, Outgoing, Received, Sent, received, request_entry
 
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
 
-__all__ = ["BATCH", "MESSAGE_LIMIT", "Entry", "Queue", "Received", "Sqs", "SqsAccess"]
+__all__ = ["BATCH", "MESSAGE_LIMIT", "Entry", "Queue", "Received", "Sent", "Sqs", "SqsAccess"]
 
 #: Seconds a connection attempt may take.
 _CONNECT_TIMEOUT = 3.0
@@ -53,22 +54,6 @@ class SqsAccess:
     threads: int = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """A message as SQS handed it out."""
-
-    message_id: str
-    receipt_handle: str
-    body: str
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    system: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def receive_count(self) -> int:
-        """Return how many times SQS has handed this message out, this time included."""
-        return int(self.system.get("ApproximateReceiveCount", "1"))
-
-
 #: SQS's own limit on a message, body and attributes together, unless the queue says less.
 MESSAGE_LIMIT = 1024 * 1024
 
@@ -81,6 +66,11 @@ class Queue:
         self._url = url
         self.name = name or (url or "").rstrip("/").rsplit("/", 1)[-1]
         self._limit: int | None = None
+
+    @property
+    def fifo(self) -> bool:
+        """Tell whether the queue is a FIFO queue, which SQS knows by its name."""
+        return self.name.endswith(".fifo")
 
     async def url(self) -> str:
         """Return the queue's URL, looked up by name where only that was given."""
@@ -130,28 +120,38 @@ class Sqs:
         queue_url: str,
         body: str,
         *,
-        attributes: Mapping[str, str],
+        attributes: Mapping[str, str | Attribute],
         delay_seconds: int = 0,
         group_id: str | None = None,
         deduplication_id: str | None = None,
+        trace_header: str | None = None,
     ) -> str:
         """Send one message and return its SQS message id."""
-        request: dict[str, Any] = {
-            "QueueUrl": queue_url,
-            "MessageBody": body,
-            "MessageAttributes": {
-                name: {"DataType": "String", "StringValue": value}
-                for name, value in attributes.items()
-            },
-        }
-        if delay_seconds:
-            request["DelaySeconds"] = delay_seconds
-        if group_id is not None:
-            request["MessageGroupId"] = group_id
-        if deduplication_id is not None:
-            request["MessageDeduplicationId"] = deduplication_id
-        answer = await self._call(lambda: self._actions.send_message(**request))
+        request = request_entry(
+            Outgoing(
+                body=body,
+                attributes=attributes,
+                delay_seconds=delay_seconds,
+                group_id=group_id,
+                deduplication_id=deduplication_id,
+                trace_header=trace_header,
+            )
+        )
+        answer = await self._call(lambda: self._actions.send_message(QueueUrl=queue_url, **request))
         return answer["MessageId"]
+
+    async def send_batch(self, queue_url: str, messages: Sequence[Outgoing]) -> list[Sent]:
+        """Send up to ten messages and return what became of each."""
+        entries = [{"Id": str(n), **request_entry(one)} for n, one in enumerate(messages)]
+        answer = await self._call(
+            lambda: self._actions.send_message_batch(
+                QueueUrl=queue_url,
+                Entries=entries,  # type: ignore[arg-type]
+            )
+        )
+        sent = {entry["Id"]: Sent(entry["MessageId"]) for entry in answer.get("Successful", ())}
+        sent |= {entry["Id"]: _unsent(entry) for entry in answer.get("Failed", ())}
+        return [sent[entry["Id"]] for entry in entries]
 
     async def delete(self, queue_url: str, handles: Sequence[str]) -> list[Entry]:
         """Delete up to ten messages and return what became of each."""
@@ -209,7 +209,7 @@ class Sqs:
             except (ClientError, BotoCoreError) as exc:
                 deliver(_ours(exc))
                 return
-            messages = [_received(message) for message in answer.get("Messages", ())]
+            messages = [received(message) for message in answer.get("Messages", ())]
             if not deliver(messages):
                 self._release(queue_url, messages)
 
@@ -262,13 +262,23 @@ def _ours(exc: ClientError | BotoCoreError) -> TracebatonError:
         error = QueueUnavailable()
         error.__cause__ = exc
         return error
-    code = str(exc.response.get("Error", {}).get("Code", "")).rsplit(".", 1)[-1]
-    text = str(exc.response.get("Error", {}).get("Message", ""))
-    if code in {"InvalidParameterValue", "BatchRequestTooLong"} and "must be shorter" in text:
+    said = exc.response.get("Error", {})
+    return _refusal(str(said.get("Code", "")), str(said.get("Message", "")), exc)
+
+
+def _refusal(code: str, text: str, cause: Exception) -> TracebatonError:
+    known = {"InvalidParameterValue", "BatchRequestTooLong"}
+    if code.rsplit(".", 1)[-1] in known and "must be shorter" in text:
         return MessageTooLarge(text)
     error = QueueUnavailable()
-    error.__cause__ = exc
+    error.__cause__ = cause
     return error
+
+
+def _unsent(entry: Mapping[str, Any]) -> Sent:
+    code, text = str(entry.get("Code", "")), str(entry.get("Message", ""))
+    error = _refusal(code, text, RuntimeError(f"{code}: {text}"))
+    return Sent(None, error, again=not entry.get("SenderFault"))
 
 
 def _outcomes(count: int, failed: Iterable[Mapping[str, Any]]) -> list[Entry]:
@@ -278,18 +288,3 @@ def _outcomes(count: int, failed: Iterable[Mapping[str, Any]]) -> list[Entry]:
         lost = code in _LOST or bool(entry.get("SenderFault"))
         outcomes[int(entry["Id"])] = "lost" if lost else "again"
     return outcomes
-
-
-def _received(message: Mapping[str, Any]) -> Received:
-    attributes = {
-        name: value["StringValue"]
-        for name, value in message.get("MessageAttributes", {}).items()
-        if "StringValue" in value
-    }
-    return Received(
-        message_id=message["MessageId"],
-        receipt_handle=message["ReceiptHandle"],
-        body=message["Body"],
-        attributes=attributes,
-        system=message.get("Attributes", {}),
-    )
