@@ -13,7 +13,7 @@ PYTHON = VENV / "bin" / "python"
 
 def ready(*, dev: bool) -> Path:
     """Make `.venv`, install this checkout into it where that is due, and return its Python."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - an older one may well start this script
         raise SystemExit(f"tracebaton needs Python 3.11 or later, this is {sys.version.split()[0]}")
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
     stamp = VENV / f"installed-{'dev' if dev else 'base'}"
