@@ -190,12 +190,27 @@ class Tracebaton:
         finally:
             self._given, self._runtime = before
 
+    @property
+    def telemetry(self) -> Telemetry:
+        """Return the telemetry of the running process, built at the first use."""
+        return self.runtime("api").telemetry
+
     @asynccontextmanager
-    async def _lifespan(self, app: object) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[Runtime]:
+        """
+        Start what the API needs and stop it afterwards, in the lifespan of an app of your own.
+
+        Leaving it closes store and queue and sends what telemetry still holds.
+        """
         runtime = self.runtime("api")
         _ = runtime.authenticator  # a bad key file stops the start and not the first request
         try:
-            yield
+            yield runtime
         finally:
             await runtime.close()
             self._runtime = None
+
+    @asynccontextmanager
+    async def _lifespan(self, app: object) -> AsyncIterator[None]:
+        async with self.running():
+            yield

@@ -64,7 +64,10 @@ class _Child:
         self.name = name
         self.process = process
         self._out = out
-        self.ready: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+        #: Its ready event, None if it ended without one.
+        self.ready: asyncio.Future[Mapping[str, Any] | None] = (
+            asyncio.get_running_loop().create_future()
+        )
         self._lines = asyncio.create_task(self._pass_on())
 
     async def _pass_on(self) -> None:
@@ -78,7 +81,7 @@ class _Child:
                 self._out.flush()
         await self.process.wait()
         if not self.ready.done():
-            self.ready.cancel()
+            self.ready.set_result(None)
 
     async def stop(self, seconds: float) -> None:
         """Ask it to drain, and end it if it does not within *seconds*."""
@@ -226,21 +229,28 @@ async def _up(
     api: _Child, worker: _Child, stop: asyncio.Event, fail: Callable[[str, int], None]
 ) -> Mapping[str, Any] | None:
     """Return the API's ready event once both are up, None if that will not happen."""
-    ready = asyncio.gather(api.ready, worker.ready)
     stopped = asyncio.ensure_future(stop.wait())
-    waiting: set[asyncio.Future[Any]] = {ready, stopped}
-    await asyncio.wait(waiting, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if ready.done() and not ready.cancelled():
-        return ready.result()[0]
-    ready.cancel()
+    everything: tuple[asyncio.Future[Any], ...] = (api.ready, worker.ready, stopped)
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            while not (api.ready.done() and worker.ready.done()):
+                waiting = [future for future in everything if not future.done()]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if stopped.done() or _failed(api, worker, fail):
+                    return None
+    except TimeoutError as exc:
+        raise TracebatonError(f"API or worker was not up after {_START_SECONDS:.0f} s.") from exc
+    finally:
+        stopped.cancel()
+    return api.ready.result()
+
+
+def _failed(api: _Child, worker: _Child, fail: Callable[[str, int], None]) -> bool:
     for child in (api, worker):
-        if child.process.returncode is not None:
-            fail(child.name, child.process.returncode)
-            return None
-    if not stop.is_set():
-        raise TracebatonError(f"API or worker was not up after {_START_SECONDS:.0f} s")
-    return None
+        if child.ready.done() and child.ready.result() is None:
+            fail(child.name, child.process.returncode or 0)
+            return True
+    return False
 
 
 async def _until_over(

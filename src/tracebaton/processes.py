@@ -21,7 +21,7 @@ from typing import Any
 import uvicorn
 
 from tracebaton.application import Tracebaton
-from tracebaton.errors import ConfigurationError
+from tracebaton.errors import ConfigurationError, TracebatonError
 from tracebaton.http.app import create_health_app
 from tracebaton.semconv import EVENT_WORKER_DRAINED
 
@@ -69,6 +69,12 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except SystemExit as exc:  # raised in a task it would end the loop, not the process
+            raise TracebatonError("The application failed to start; the log says why.") from exc
+
 
 @asynccontextmanager
 async def serving(
@@ -97,13 +103,14 @@ async def serving(
     try:
         while not server.started:
             if task.done():
-                task.result()
-                raise ConfigurationError("the application failed to start, see the log")
+                await task
+                raise TracebatonError("The application failed to start; the log says why.")
             await asyncio.sleep(0.01)
         yield _url(listener), server
     finally:
         server.should_exit = True
-        await task
+        with suppress(TracebatonError):  # it failed to start, which was raised above
+            await task
         listener.close()
 
 
@@ -148,6 +155,7 @@ async def run_api(app: Tracebaton, *, host: str, port: int, announce: Announce) 
     runtime = app.runtime("api")
     runtime.configure_logging()
     _refuse_open_door(app, host)
+    _ = runtime.authenticator  # a bad key file is a configuration error and no failed start
     if runtime.settings.stop_with_stdin:
         stop_with_stdin()
     stop = asyncio.Event()

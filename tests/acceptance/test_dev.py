@@ -1,5 +1,6 @@
 """The first five minutes: ``tracebaton dev`` and nothing else."""
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,27 @@ def attribute(span: dict[str, Any], name: str) -> Any:
     return next(
         (a["value"].get("stringValue") for a in span["attributes"] if a["key"] == name), None
     )
+
+
+def test_an_api_that_cannot_start_stops_dev_with_its_reason(tmp_path: Path) -> None:
+    """A missing key file is the API's configuration error: dev says so and ends with 2."""
+    env = {"TRACEBATON_AUTH": "api-key", "TRACEBATON_API_KEYS_FILE": str(tmp_path / "no.json")}
+    with running(*DEV, env=env, cwd=tmp_path) as dev:
+        code = dev.wait()
+
+    assert code == 2
+    assert [line.split(":")[1].strip() for line in dev.errors] == [
+        "TRACEBATON_API_KEYS_FILE",
+        "the api process ended by itself with 2",
+    ]
+
+
+def test_a_startup_that_fails_is_told_without_a_stack_of_ours(tmp_path: Path) -> None:
+    """A port that is taken names itself, exit code 2."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with running("dev", "--port", port, *DEV[3:], env={}, cwd=tmp_path) as dev:
+            code = dev.wait()
+
+    assert code == 2
+    assert f"127.0.0.1:{port} cannot be used" in dev.errors[0]
