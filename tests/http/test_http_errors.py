@@ -1,6 +1,7 @@
 """The one error story: what each failure is to the caller, the span, the log and the reporter."""
 
 import asyncio
+import inspect
 import json
 from collections.abc import AsyncIterator
 from http import HTTPStatus
@@ -75,7 +76,7 @@ def story(span: Any) -> tuple[Any, ...]:
         (HTTPException(400), 400, "bad_request", False, False),
         (HTTPException(418), 418, "im_a_teapot", False, False),
         (HTTPException(410, "Moved on."), 410, "gone", False, False),
-        (HTTPException(499), 499, "status_499", False, False),
+        (HTTPException(499, "Left."), 499, "status_499", False, False),
     ],
 )
 async def test_one_mapping_feeds_every_reader(
@@ -257,6 +258,31 @@ async def test_a_handler_by_status_is_heard(ask: Any, lines: Any) -> None:
     assert (answer.text, answer.status_code) == ("no such page", 404)
     assert answer.headers["x-correlation-id"]
     assert [line["code"] for line in lines.of("http.error")] == ["not_found"]
+
+
+async def test_a_failure_belongs_to_the_request_whatever_span_is_current(
+    ask: Any, provider: Any, spans: Any, lines: Any, reporter: Any
+) -> None:
+    """A middleware's own span is open while its app's handler answers; report and lines are the
+    SERVER span's nevertheless."""
+    tracer = provider.get_tracer("app")
+
+    class Spanning:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            with tracer.start_as_current_span("inner"):
+                await self.app(scope, receive, send)
+
+    app = raising(QueueUnavailable(), middleware=[Middleware(Spanning)])
+    async with ask(instrument(app, tracer_provider=provider, reporter=reporter)) as client:
+        await client.get("/x/1")
+
+    server = next(span for span in spans() if span.kind is SpanKind.SERVER)
+    server_id = f"{server.context.span_id:016x}"
+    assert [line["span_id"] for line in lines.all] == [server_id, server_id]
+    assert [f"{report.span_id:016x}" for report in reporter.reports] == [server_id]
 
 
 @pytest.mark.parametrize("key", [500, Exception])
@@ -450,6 +476,10 @@ async def test_middleware_of_the_app_sees_what_its_handlers_answer(ask: Any) -> 
     assert answer.json()["code"] == "not_found"
 
 
+@pytest.mark.skipif(
+    "max_body_size" not in inspect.signature(Starlette).parameters,
+    reason="this Starlette has no body limit",
+)
 async def test_starlettes_own_body_limit_works_as_before(ask: Any, lines: Any) -> None:
     """Its signals pass through untold: it answers, and nothing is an error of ours."""
 
