@@ -199,6 +199,19 @@ async def test_probes_answer_anyone_without_detail(ask: Any, lines: Any, spans: 
     assert spans() == ()
 
 
+async def test_probes_answer_under_a_prefix(ask: Any, tmp_path: Path) -> None:
+    """A server that is told its prefix writes it into the path; a probe stays a probe."""
+    keys = tmp_path / "keys.json"
+    create_key(keys, "ann")
+    environ = {"TRACEBATON_AUTH": "api-key", "TRACEBATON_API_KEYS_FILE": str(keys)}
+    service = StoreService(None, authenticator=authenticator(Settings.load(environ)))
+    async with ask(create_app(service), root_path="/prefix") as client:
+        probe = await client.get("/prefix/livez")
+        other = await client.get("/prefix/v1/tasks/some")
+
+    assert (probe.status_code, other.status_code) == (200, 401)
+
+
 async def test_a_worker_has_a_health_port(ask: Any) -> None:
     """The probes alone; a readiness check that fails itself is not ready."""
 

@@ -10,8 +10,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tracebaton.context import authenticate, span_attributes
 from tracebaton.errors import Forbidden, Unauthenticated
+from tracebaton.http.exchange import exchange_in
 from tracebaton.http.keys import KeyFile
-from tracebaton.semconv import QUIET_PATHS, X_API_KEY
+from tracebaton.semconv import X_API_KEY
 from tracebaton.settings import Settings
 from tracebaton.viewer.guard import is_loopback_host, is_loopback_origin
 
@@ -65,7 +66,7 @@ class AuthLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or raise what the caller did wrong."""
-        if scope["type"] != "lifespan" and scope["path"] not in QUIET_PATHS:
+        if scope["type"] != "lifespan" and not exchange_in(scope).quiet:
             user_id = self._service.authenticator.user_of(scope["headers"])
             if user_id is not None:
                 store = authenticate(user_id)

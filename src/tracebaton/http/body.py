@@ -106,14 +106,9 @@ async def _read(request: Request, limit: int, seconds: float) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:
         _refuse(limit)
-    chunks, size = [], 0
     try:
         with anyio.fail_after(seconds):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limit:
-                    _refuse(limit)
-                chunks.append(chunk)
+            return await _collect(request, limit)
     except TimeoutError:
         # The rest of the body would be read as the next request: this connection is over.
         close = {"connection": "close"} if request.scope["http_version"] < "2" else {}
@@ -121,6 +116,15 @@ async def _read(request: Request, limit: int, seconds: float) -> bytes:
             f"The request body did not arrive within {seconds:g} seconds. Send it again.",
             headers=close,
         ) from None
+
+
+async def _collect(request: Request, limit: int) -> bytes:
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            _refuse(limit)
+        chunks.append(chunk)
     return b"".join(chunks)
 
 

@@ -47,6 +47,7 @@ class Exchange:
     One request and its answer.
 
     Attributes:
+        quiet: Whether the path leaves no trace: no span, no metric, no access line.
         route: The template of the matched route, None where none matched.
         context: The OpenTelemetry context of the request: its store, and its SERVER span once that
             has started.
@@ -98,7 +99,8 @@ class Exchange:
         client: Sequence[object] | None = scope.get("client")
         self.client = str(client[0]) if client else None
         self.route = route
-        self.quiet = self.path in QUIET_PATHS
+        # A server that is told of a prefix writes it before the path (ASGI, root_path).
+        self.quiet = self.path.removeprefix(scope.get("root_path", "")) in QUIET_PATHS
         self._began = time.perf_counter()
         self.context = otel.get_current()
         self.span: trace.Span = trace.INVALID_SPAN
