@@ -56,7 +56,7 @@ DEEDS = {
     "input": ("cli",),
     "exit": ("cli",),
     "sys.exit": ("cli",),
-    "SystemExit": ("cli",),
+    "SystemExit": ("cli", "processes"),  # there it is caught: uvicorn raises it
     "os.environ": ("settings",),
     "os.getenv": ("settings",),
     "os.putenv": ("settings",),

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from tracebaton import Tracebaton, configure_logging, current, instrument
+from tracebaton import Tracebaton, configure_logging, current
 
 tasks = Tracebaton()
 
@@ -32,7 +32,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
-instrument(app)
+tasks.instrument(app)
 
 
 @app.post("/orders", status_code=202)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from tracebaton.context import RequestStore
-from tracebaton.http.app import create_app
+from tracebaton.http.app import LateReporter, create_app
 from tracebaton.http.auth import Authenticator
 from tracebaton.http.body import body as read_body
+from tracebaton.http.middleware import instrument
 from tracebaton.problems import Reporter
 from tracebaton.runtime import Role, Runtime, WorkerService
 from tracebaton.settings import Settings
@@ -174,6 +175,15 @@ class Tracebaton:
     def asgi(self) -> "Starlette":
         """Return the API, a Starlette application whose lifespan starts and stops everything."""
         return create_app(_ApiService(self), lifespan=self._lifespan)
+
+    def instrument(self, app: "Starlette") -> "Starlette":
+        """
+        Give *app*, a Starlette or FastAPI app of yours, the request store and the error story.
+
+        Like `tracebaton.instrument()`, with failures going where this application's settings say.
+        Run the app inside `running()`.
+        """
+        return instrument(app, reporter=LateReporter(_ApiService(self)), store=self.store_type)
 
     def worker(self, *, wait_seconds: int = 20) -> WorkerService:
         """Return the worker of this application; its polls wait up to *wait_seconds* (0 to 20)."""

@@ -22,7 +22,7 @@ from tracebaton.http.middleware import instrument
 from tracebaton.http.tasks import Service, answering, task_routes
 from tracebaton.problems import Outcome
 
-__all__ = ["create_app", "create_health_app"]
+__all__ = ["LateReporter", "create_app", "create_health_app"]
 
 
 def create_app(
@@ -55,7 +55,7 @@ def create_app(
     )
     return instrument(
         app,
-        reporter=_LateReporter(service),
+        reporter=LateReporter(service),
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
         store=service.store_type,
@@ -78,7 +78,7 @@ def _index(service: Service) -> BaseRoute:
     return Route("/", index)
 
 
-class _LateReporter:
+class LateReporter:
     """The reporter that the service has when a request comes, not when the app is created."""
 
     def __init__(self, service: Service) -> None:
