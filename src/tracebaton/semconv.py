@@ -35,6 +35,13 @@ X_REQUEST_ID: Final = "x-request-id"
 AWS_TRACE_HEADER: Final = "AWSTraceHeader"
 X_API_KEY: Final = "x-api-key"
 
+# Message attributes of our own beside the trace's.
+MESSAGE_SIGNATURE: Final = "tracebaton-signature"
+#: Why a message is in quarantine: the code, the sentence, and all there is to know as JSON.
+MESSAGE_REASON: Final = "tracebaton-reason"
+MESSAGE_DETAIL: Final = "tracebaton-detail"
+MESSAGE_QUARANTINE: Final = "tracebaton-quarantine"
+
 # HTTP spans.
 HTTP_ROUTE: Final = "http.route"
 HTTP_REQUEST_METHOD: Final = "http.request.method"
@@ -108,6 +115,13 @@ EVENT_TASK_SUCCEEDED: Final = "task.succeeded"
 EVENT_TASK_RETRIED: Final = "task.retried"
 EVENT_TASK_FAILED: Final = "task.failed"
 EVENT_TASK_DEAD: Final = "task.dead"
+#: A second copy of a message whose task has ended, or runs elsewhere.
+EVENT_TASK_DUPLICATE: Final = "task.duplicate"
+#: A FIFO queue dropped the message: its deduplication id was used within five minutes.
+EVENT_TASK_DEDUPLICATED: Final = "task.deduplicated"
+EVENT_MESSAGE_QUARANTINED: Final = "message.quarantined"
+#: A message that cannot be handled stays, because its copy was not confirmed.
+EVENT_MESSAGE_NOT_QUARANTINED: Final = "message.not_quarantined"
 EVENT_WORKER_DRAINED: Final = "worker.drained"
 EVENT_LEASE_LOST: Final = "lease.lost"
 EVENT_LEASE_EXPIRED: Final = "lease.expired"

@@ -291,7 +291,6 @@ async def test_the_heartbeat_runs_by_itself() -> None:
     assert (heartbeat.cancelled(), lease.held) == (True, True)
 
 
-@pytest.mark.xfail(strict=True, reason="settle() trusts the state and not the clock")
 async def test_nothing_is_settled_after_the_deadline(bench: Bench) -> None:
     """Also where the heartbeat hangs in a call, so that nobody has declared the lease lost."""
     (lease,) = await bench.lease()

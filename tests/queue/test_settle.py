@@ -183,7 +183,6 @@ async def test_a_cancelled_call_leaves_nobody_waiting() -> None:
     assert (len(calls), ack.cancelled()) == (1, True)
 
 
-@pytest.mark.xfail(strict=True, reason="a drain that just ended still counts as running")
 async def test_an_ack_right_after_another_is_not_stranded() -> None:
     """The next one is sent although the last call's task is only about to end."""
     async with scripted(done) as (_, make):

@@ -9,16 +9,31 @@ survives brokers and tools that drop message attributes.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from tracebaton.errors import UndecodableMessage
 from tracebaton.semconv import BAGGAGE, TRACEPARENT, TRACESTATE
 
-__all__ = ["TaskEvent", "decode", "encode"]
+__all__ = [
+    "SIGNATURE",
+    "Propagate",
+    "TaskEvent",
+    "decode",
+    "document_of",
+    "encode",
+    "event_of",
+    "parse",
+    "written",
+]
 
 _SPEC_VERSION = "1.0"
+#: The extension that holds the signature where it is no message attribute.
+SIGNATURE = "signature"
 #: The names under which the trace context stands in the envelope.
 _CARRIER = (TRACEPARENT, TRACESTATE, BAGGAGE)
+
+#: Whether the consumer's span is a child of the send span, a new trace that links it, or neither.
+Propagate = Literal["parent", "link", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +48,7 @@ class TaskEvent:
         time: RFC 3339 moment of the enqueue.
         schema_version: Version of *data*'s schema.
         delay_seconds: The delay the sender asked for, to tell it from backlog.
+        propagate: What the consumer makes of the trace in *carrier*.
         carrier: ``traceparent``, ``tracestate`` and ``baggage`` of origin.
     """
 
@@ -45,11 +61,17 @@ class TaskEvent:
     user_id: str | None = None
     schema_version: str = "1"
     delay_seconds: int = 0
+    propagate: Propagate = "parent"
     carrier: Mapping[str, str] = field(default_factory=dict)
 
 
 def encode(event: TaskEvent) -> str:
     """Return *event* as one JSON document; unset extensions are left out."""
+    return written(document_of(event))
+
+
+def document_of(event: TaskEvent) -> dict[str, Any]:
+    """Return *event* as the object that its JSON document is."""
     document: dict[str, Any] = {
         "specversion": _SPEC_VERSION,
         "id": event.id,
@@ -65,8 +87,15 @@ def encode(event: TaskEvent) -> str:
         document["userid"] = event.user_id
     if event.delay_seconds:
         document["delayseconds"] = event.delay_seconds
+    if event.propagate != "parent":
+        document["propagate"] = event.propagate
     document.update(event.carrier)
     document["data"] = event.data
+    return document
+
+
+def written(document: Mapping[str, Any]) -> str:
+    """Return *document* as JSON text, all of it ASCII."""
     return json.dumps(document, separators=(",", ":"), allow_nan=False)
 
 
@@ -77,10 +106,29 @@ def decode(body: str) -> TaskEvent:
     Raises:
         UndecodableMessage: It is not JSON, not an object, or misses what CloudEvents requires.
     """
+    return event_of(parse(body))
+
+
+def parse(body: str) -> Any:
+    """
+    Read the JSON document in *body*.
+
+    Raises:
+        UndecodableMessage: It is not JSON, or nested too deep.
+    """
     try:
-        document = json.loads(body)
+        return json.loads(body)
     except (ValueError, RecursionError) as exc:
         raise UndecodableMessage("The message body is not JSON.") from exc
+
+
+def event_of(document: Any) -> TaskEvent:
+    """
+    Return the event that *document* is.
+
+    Raises:
+        UndecodableMessage: It is not an object, or misses what CloudEvents requires.
+    """
     if not isinstance(document, dict) or document.get("specversion") != _SPEC_VERSION:
         raise UndecodableMessage()
     required = {name: _text(document, name) for name in ("id", "source", "type")}
@@ -98,8 +146,15 @@ def decode(body: str) -> TaskEvent:
         user_id=_text(document, "userid"),
         schema_version=_text(document, "schemaversion") or "1",
         delay_seconds=delay if isinstance(delay, int) else 0,
+        propagate=_propagate(document.get("propagate")),
         carrier={name: value for name in _CARRIER if (value := _text(document, name))},
     )
+
+
+def _propagate(value: object) -> Propagate:
+    if value == "link":
+        return "link"
+    return "none" if value == "none" else "parent"
 
 
 def _text(document: Mapping[str, Any], name: str) -> str | None:

@@ -34,7 +34,7 @@ State = Literal["held", "settling", "lost", "expired"]
 class Lease:
     """The lease of one received message."""
 
-    __slots__ = ("_on_end", "deadline", "message", "received_at", "state")
+    __slots__ = ("_on_end", "deadline", "message", "received_at", "state", "task_id")
 
     def __init__(self, message: Received, *, received_at: float, visibility: float) -> None:
         self.message = message
@@ -42,6 +42,8 @@ class Lease:
         #: Monotonic moment until which SQS keeps the message invisible, as far as confirmed.
         self.deadline = received_at + visibility
         self.state: State = "held"
+        #: The task that runs under this lease, so that its record lives as long.
+        self.task_id: str | None = None
         self._on_end: Callable[[State], None] | None = None
 
     @property
@@ -75,11 +77,19 @@ class Leases:
         queue_url: str,
         *,
         visibility_seconds: int,
+        on_extended: Callable[[Sequence[Lease]], None] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        """
+        Set what is extended and by how much.
+
+        Args:
+            on_extended: Told which leases SQS has just extended; must neither block nor raise.
+        """
         self._sqs = sqs
         self._queue_url = queue_url
         self._visibility = visibility_seconds
+        self._on_extended = on_extended
         self._now = now
         self._held: dict[str, Lease] = {}
         self._interval = max(1.0, visibility_seconds / 3)
@@ -101,8 +111,25 @@ class Leases:
             old.over("lost")
         return lease
 
+    def adopt(self, message: Received, *, received_at: float) -> bool:
+        """
+        Take the new handle of a message that is being handled here under a lease that still holds.
+
+        SQS may hand a message out twice, and people make messages visible by hand. Returns False
+        where nobody here handles it, or where its lease ran out: then it is a delivery of its own.
+        """
+        lease = self._held.get(message.message_id)
+        if lease is None or lease.state != "held" or self._ran_out(lease):
+            return False
+        lease.message = message
+        lease.received_at = received_at
+        lease.deadline = received_at + self._visibility
+        return True
+
     def settle(self, lease: Lease) -> bool:
         """Stop extending *lease* before its message is settled; False if it is lost already."""
+        if lease.state == "held" and self._ran_out(lease):
+            lease.over("lost")  # the heartbeat hangs in a call and has not seen it yet
         if not lease.held:
             return False
         lease.state = "settling"
@@ -125,6 +152,9 @@ class Leases:
         soonest = min(due, default=self._interval)
         return min(self._interval, max(0.05, soonest))
 
+    def _ran_out(self, lease: Lease) -> bool:
+        return self._now() >= lease.deadline - MARGIN
+
     def _due(self, lease: Lease) -> float:
         return lease.deadline - self._visibility + self._interval - self._now()
 
@@ -134,7 +164,7 @@ class Leases:
         for lease in [lease for lease in self._held.values() if lease.state == "held"]:
             if lease.left(now) <= LIMIT_MARGIN:
                 lease.over("expired")
-            elif now >= lease.deadline - MARGIN:
+            elif self._ran_out(lease):
                 lease.over("lost")
         due = [
             lease
@@ -148,20 +178,29 @@ class Leases:
 
     async def _extend(self, leases: Sequence[Lease]) -> bool:
         asked = self._now()
-        changes = [(lease.message.receipt_handle, self._seconds(lease, asked)) for lease in leases]
+        handles = [lease.message.receipt_handle for lease in leases]
+        seconds = [self._seconds(lease, asked) for lease in leases]
         try:
-            outcomes = await self._sqs.change_visibility(self._queue_url, changes)
+            outcomes = await self._sqs.change_visibility(
+                self._queue_url, list(zip(handles, seconds, strict=True))
+            )
         except QueueUnavailable as exc:
             _log.warning(
                 "lease.heartbeat_failed",
                 extra={"fields": {"messages": len(leases), "reason": str(exc.__cause__ or exc)}},
             )
             return False
-        for lease, (_, seconds), outcome in zip(leases, changes, outcomes, strict=True):
+        extended = []
+        for lease, handle, until, outcome in zip(leases, handles, seconds, outcomes, strict=True):
+            if lease.message.receipt_handle != handle:
+                continue  # adopted meanwhile: the answer is about a handle that is no longer ours
             if outcome == "ok":
-                lease.deadline = asked + seconds  # counted from before the call: never too late
+                lease.deadline = asked + until  # counted from before the call: never too late
+                extended.append(lease)
             elif outcome == "lost":
                 lease.over("lost")
+        if extended and self._on_extended is not None:
+            self._on_extended(extended)
         return "again" not in outcomes
 
     def _seconds(self, lease: Lease, now: float) -> int:

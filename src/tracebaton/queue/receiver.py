@@ -74,14 +74,22 @@ class Receiver:
         visibility_seconds: int,
         deliver: Deliver,
         stopping: asyncio.Event,
+        most: int = BATCH,
         wait_seconds: int = WAIT_SECONDS,
     ) -> None:
+        """
+        Set what to poll.
+
+        Args:
+            most: Messages to ask for at once; one for a FIFO queue.
+        """
         self._sqs = sqs
         self._queue = queue
         self._room = room
         self._visibility = visibility_seconds
         self._deliver = deliver
         self._stopping = stopping
+        self._most = most
         self._wait = wait_seconds
         self._failures = 0
         #: Monotonic moment of the last receive that SQS answered, None before the first.
@@ -95,7 +103,7 @@ class Receiver:
     async def run(self) -> None:
         """Poll until the worker stops."""
         while not self._stopping.is_set():
-            places = await self._until_stop(self._room.take(BATCH))
+            places = await self._until_stop(self._room.take(self._most))
             if places is None:
                 return
             if self._stopping.is_set():

@@ -36,6 +36,7 @@ class Settler:
         self._calls = calls
         self._waiting: deque[_Ack] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._busy = 0
 
     async def ack(self, receipt_handle: str) -> bool:
         """Delete the message; False if SQS did not confirm it."""
@@ -45,12 +46,21 @@ class Settler:
         return await ack.done
 
     def _start(self) -> None:
-        if len(self._running) < self._calls and self._waiting:
+        if self._busy < self._calls and self._waiting:
+            self._busy += 1
             task = asyncio.create_task(self._drain(), name="tracebaton-settle")
-            self._running.add(task)
+            self._running.add(task)  # the loop itself keeps no reference
             task.add_done_callback(self._running.discard)
 
     async def _drain(self) -> None:
+        try:
+            await self._delete_all()
+        finally:
+            # Here and not when the task is done: that is one turn of the loop later, and an ack
+            # that comes in between would wait for a call that nobody makes.
+            self._busy -= 1
+
+    async def _delete_all(self) -> None:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             again = await self._delete(batch)

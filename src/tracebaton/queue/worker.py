@@ -8,7 +8,7 @@ made visible again after a delay, or left alone because it is no longer ours.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from opentelemetry.trace import Tracer
@@ -16,11 +16,16 @@ from opentelemetry.trace import Tracer
 from tracebaton.errors import TracebatonError
 from tracebaton.problems import NO_REPORTER, Reporter
 from tracebaton.propagation import Propagator
-from tracebaton.queue.delivery import Delivery, Verdict
+from tracebaton.queue.attempt import Verdict
+from tracebaton.queue.delivery import Delivery
+from tracebaton.queue.foreign import ForeignRoute
+from tracebaton.queue.incoming import Reader
 from tracebaton.queue.lease import Lease, Leases, State
+from tracebaton.queue.quarantine import Quarantine
 from tracebaton.queue.receiver import Receiver, Room
 from tracebaton.queue.retry import RetryPolicy
 from tracebaton.queue.settle import Settler
+from tracebaton.queue.signature import MessageKeys
 from tracebaton.queue.sqs import BATCH, Queue, Received, Sqs
 from tracebaton.queue.threads import HandlerThreads
 from tracebaton.semconv import EVENT_LEASE_EXPIRED, EVENT_LEASE_LOST
@@ -64,12 +69,26 @@ class Worker:
         propagator: Propagator,
         reporter: Reporter = NO_REPORTER,
         policy: RetryPolicy | None = None,
+        quarantine: Queue | None = None,
+        foreign: Sequence[ForeignRoute] = (),
+        keys: MessageKeys | None = None,
         concurrency: int = 10,
         visibility_seconds: int = 60,
         drain_seconds: float = 20.0,
         wait_seconds: int = 20,
         now: Callable[[], float] = time.time,
     ) -> None:
+        """
+        Set what to work on, and how.
+
+        Args:
+            store: Where the tasks are, None to run without task resources.
+            quarantine: Where messages go that cannot be handled; without it they stay until SQS
+                moves them to the DLQ.
+            foreign: Name the task types of messages that no producer of ours wrote.
+            keys: With them, only signed messages are handled.
+            concurrency: Messages in hand at once.
+        """
         self._sqs = sqs
         self._queue = queue
         self._store = store
@@ -81,6 +100,7 @@ class Worker:
         self._threads = HandlerThreads(concurrency)
         self._delivery = Delivery(
             queue_name=queue.name,
+            reader=Reader(queue_name=queue.name, routes=foreign, keys=keys),
             registry=registry,
             store=store,
             tracer=tracer,
@@ -88,13 +108,18 @@ class Worker:
             reporter=reporter,
             policy=self._policy,
             threads=self._threads,
+            quarantine=None
+            if quarantine is None
+            else Quarantine(sqs, quarantine, source=queue.name, tracer=tracer, now=now),
             now=now,
         )
+        self._now = now
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._room = Room(concurrency)
         self._running: dict[asyncio.Task[None], Lease] = {}
         self._receivers: list[Receiver] = []
+        self._renewals: set[asyncio.Task[None]] = set()
         self._acked = self._released = self._abandoned = 0
 
     @property
@@ -123,15 +148,22 @@ class Worker:
     async def run(self) -> DrainReport:
         """Work until `stop()` is called and everything in hand is settled."""
         url = await self._queue.url()
-        self._leases = Leases(self._sqs, url, visibility_seconds=self._visibility)
+        self._leases = Leases(
+            self._sqs,
+            url,
+            visibility_seconds=self._visibility,
+            on_extended=self._extended,
+        )
         self._settler = Settler(self._sqs, url)
         heartbeat = asyncio.create_task(self._leases.run(), name="tracebaton-heartbeat")
-        self._receivers = [self._receiver() for _ in range(_pollers(self._concurrency))]
+        pollers = _pollers(self._concurrency, fifo=self._queue.fifo)
+        self._receivers = [self._receiver() for _ in range(pollers)]
         try:
             await asyncio.gather(*(receiver.run() for receiver in self._receivers))
             await self._drain()
         finally:
-            heartbeat.cancel()
+            for task in (heartbeat, *self._renewals):
+                task.cancel()
             self._threads.close()
         return DrainReport(acked=self._acked, released=self._released, abandoned=self._abandoned)
 
@@ -143,10 +175,17 @@ class Worker:
             visibility_seconds=self._visibility,
             deliver=self._take,
             stopping=self._stopping,
+            # One receive may bring several messages of one group; those behind a failing head would
+            # lose an attempt each time. One at a time, SQS keeps them in the queue.
+            most=1 if self._queue.fifo else BATCH,
             wait_seconds=self._wait,
         )
 
     def _take(self, message: Received, received_at: float) -> None:
+        if self._leases.adopt(message, received_at=received_at):
+            self._room.give_back(1)
+            _log.info("message.redelivered", extra={"fields": {"message_id": message.message_id}})
+            return
         lease = self._leases.add(message, received_at=received_at)
         task = asyncio.create_task(self._handle(lease), name=f"message {message.message_id}")
         self._running[task] = lease
@@ -159,6 +198,25 @@ class Worker:
         if not task.cancelled() and (failure := task.exception()):
             # Our own mistake, not the handler's: the message comes again when its lease runs out.
             _log.error("worker.failure", exc_info=failure)
+
+    def _extended(self, leases: Sequence[Lease]) -> None:
+        """Let the records of running tasks live as long as the leases, without holding them up."""
+        if self._store is None:
+            return
+        owners = {
+            lease.task_id: lease.message.message_id for lease in leases if lease.task_id is not None
+        }
+        until = self._now() + min(lease.deadline for lease in leases) - time.monotonic()
+        task = asyncio.create_task(self._renew(self._store, owners, until))
+        self._renewals.add(task)
+        task.add_done_callback(self._renewals.discard)
+
+    async def _renew(self, store: TaskStore, owners: Mapping[str, str], until: float) -> None:
+        try:
+            await store.renew(owners, lease_until=until)
+        except TracebatonError as exc:
+            fields = {"code": exc.code, "reason": str(exc.__cause__ or exc)}
+            _log.warning("task_store.failed", extra={"fields": fields})
 
     async def _handle(self, lease: Lease) -> None:
         work = asyncio.create_task(self._delivery.run(lease))
@@ -238,6 +296,6 @@ class Worker:
             self._released += await self._make_visible(changes[start : start + BATCH])
 
 
-def _pollers(concurrency: int) -> int:
-    """Return how many polls keep *concurrency* handlers busy: each brings up to ten messages."""
-    return max(1, min(4, concurrency // BATCH))
+def _pollers(concurrency: int, *, fifo: bool) -> int:
+    """Return how many polls keep *concurrency* handlers busy: each brings ten messages, or one."""
+    return min(8, concurrency) if fifo else max(1, min(4, concurrency // BATCH))

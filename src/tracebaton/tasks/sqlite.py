@@ -46,11 +46,16 @@ CREATE TABLE tasks (
 ) WITHOUT ROWID;
 """
 #: Each entry brings the file from the version of its index to the next.
-_MIGRATIONS = (_SCHEMA,)
+_MIGRATIONS = (
+    _SCHEMA,
+    "ALTER TABLE tasks ADD COLUMN owner TEXT",
+    "ALTER TABLE tasks ADD COLUMN lease_until REAL",
+)
 
 _COLUMNS = (
     "id, type, status, user_id, correlation_id, trace_id, parent_task_id, attempt, progress,"
-    " result, error, failures, created_at, updated_at, started_at, ended_at"
+    " result, error, failures, created_at, updated_at, started_at, ended_at,"
+    " owner, lease_until"
 )
 
 Result = TypeVar("Result")
@@ -65,17 +70,28 @@ class SqliteTaskStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracebaton-tasks")
         self._connection: sqlite3.Connection | None = None
 
-    async def create(self, task: Task) -> None:
-        """Save a new task."""
-        await self._run(self._insert, task)
+    async def create(self, task: Task, *, exist_ok: bool = False) -> None:
+        """Save a new task; with *exist_ok* one that is there already stays as it is."""
+        await self._run(self._insert, task, exist_ok)
 
     async def get(self, task_id: str) -> Task | None:
         """Return the task, None if there is none."""
         return await self._run(self._select, task_id)
 
-    async def start(self, task_id: str, *, attempt: int) -> Task | None:
-        """Enter ``running`` for *attempt*; an ended task is returned unchanged."""
-        return await self._run(self._start, task_id, attempt)
+    async def start(
+        self,
+        task_id: str,
+        *,
+        attempt: int,
+        owner: str | None = None,
+        lease_until: float | None = None,
+    ) -> Task | None:
+        """Enter ``running``; an ended task, or one that another owner runs, stays unchanged."""
+        return await self._run(self._start, task_id, attempt, owner, lease_until)
+
+    async def renew(self, owners: Mapping[str, str], *, lease_until: float) -> None:
+        """Let the leases of running tasks, each with its owner, end at *lease_until*."""
+        await self._run(self._renew, owners, lease_until)
 
     async def progress(self, task_id: str, *, attempt: int, percent: int) -> None:
         """Raise the progress of the running *attempt*; a lower value is ignored."""
@@ -180,10 +196,11 @@ class SqliteTaskStore:
             self._connection.close()
             self._connection = None
 
-    def _insert(self, connection: sqlite3.Connection, task: Task) -> None:
+    def _insert(self, connection: sqlite3.Connection, task: Task, exist_ok: bool) -> None:
         connection.execute(
             "INSERT INTO tasks (id, type, status, user_id, correlation_id, trace_id,"
-            " parent_task_id, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " parent_task_id, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            + (" ON CONFLICT DO NOTHING" if exist_ok else ""),
             (
                 task.id,
                 task.type,
@@ -203,15 +220,32 @@ class SqliteTaskStore:
         ).fetchone()
         return None if row is None else _task(row)
 
-    def _start(self, connection: sqlite3.Connection, task_id: str, attempt: int) -> Task | None:
+    def _start(
+        self,
+        connection: sqlite3.Connection,
+        task_id: str,
+        attempt: int,
+        owner: str | None,
+        lease_until: float | None,
+    ) -> Task | None:
         now = self._now()
         row = connection.execute(
-            "UPDATE tasks SET status = 'running', attempt = ?, updated_at = ?,"
-            " started_at = coalesce(started_at, ?)"
-            f" WHERE id = ? AND status IN ('queued', 'running') RETURNING {_COLUMNS}",
-            (attempt, now, now, task_id),
+            "UPDATE tasks SET status = 'running', attempt = ?, owner = ?, lease_until = ?,"
+            " updated_at = ?, started_at = coalesce(started_at, ?) WHERE id = ?"
+            " AND (status = 'queued' OR status = 'running'"
+            " AND (owner IS NULL OR owner = ? OR coalesce(lease_until, 0) <= ?))"
+            f" RETURNING {_COLUMNS}",
+            (attempt, owner, lease_until, now, now, task_id, owner, now),
         ).fetchone()
         return _task(row) if row else self._select(connection, task_id)
+
+    def _renew(
+        self, connection: sqlite3.Connection, owners: Mapping[str, str], lease_until: float
+    ) -> None:
+        connection.executemany(
+            "UPDATE tasks SET lease_until = ? WHERE id = ? AND owner = ? AND status = 'running'",
+            [(lease_until, task_id, owner) for task_id, owner in owners.items()],
+        )
 
     def _update(
         self, connection: sqlite3.Connection, statement: str, values: tuple[Any, ...]
@@ -250,4 +284,6 @@ def _task(row: tuple[Any, ...]) -> Task:
         updated_at=row[13],
         started_at=row[14],
         ended_at=row[15],
+        owner=row[16],
+        lease_until=row[17],
     )

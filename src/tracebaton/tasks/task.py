@@ -49,6 +49,8 @@ class Task:
         error: The problem document of the failure.
         failures: One entry a failed attempt: ``attempt``, ``code``, ``error_type``, ``retry_at``.
         created_at: Seconds since the epoch, like the other times.
+        owner: The message that runs it, None where nobody said.
+        lease_until: When the owner's lease ends, unless it is renewed.
     """
 
     id: str
@@ -67,6 +69,8 @@ class Task:
     updated_at: float
     started_at: float | None = None
     ended_at: float | None = None
+    owner: str | None = None
+    lease_until: float | None = None
 
     def resource(self, *, trace_url: str | None = None) -> dict[str, Any]:
         """
@@ -116,20 +120,33 @@ class TaskStore(Protocol):
     away.
     """
 
-    async def create(self, task: Task) -> None:
-        """Save a new task."""
+    async def create(self, task: Task, *, exist_ok: bool = False) -> None:
+        """Save a new task; with *exist_ok* one that is there already stays as it is."""
         ...
 
     async def get(self, task_id: str) -> Task | None:
         """Return the task, None if there is none."""
         ...
 
-    async def start(self, task_id: str, *, attempt: int) -> Task | None:
+    async def start(
+        self,
+        task_id: str,
+        *,
+        attempt: int,
+        owner: str | None = None,
+        lease_until: float | None = None,
+    ) -> Task | None:
         """
         Enter ``running`` for *attempt* and return the task as it is now, None if there is none.
 
-        An ended task is returned unchanged: its status says that there is nothing to run.
+        Two kinds are returned unchanged, because there is nothing to run: an ended task, and one
+        that another *owner* runs until a ``lease_until`` to come. The same owner may start again:
+        SQS handed its message out once more, so the worker before is gone.
         """
+        ...
+
+    async def renew(self, owners: Mapping[str, str], *, lease_until: float) -> None:
+        """Let the leases of running tasks, each with its owner, end at *lease_until*."""
         ...
 
     async def progress(self, task_id: str, *, attempt: int, percent: int) -> None:

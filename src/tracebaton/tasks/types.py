@@ -25,6 +25,8 @@ class TaskType:
         model: Validates ``data`` before it is enqueued and again before the handler sees it.
         deadline: Seconds a handler may run, None for no limit but SQS's 12 hours.
         version: ``schemaversion`` of the messages this handler understands.
+        max_age: Seconds a message may wait beyond its delay; an older one goes to quarantine.
+        group: Names the FIFO group of a task by its data, where the sender names none.
     """
 
     name: str
@@ -32,6 +34,8 @@ class TaskType:
     handler: Handler
     deadline: float | None = None
     version: str = "1"
+    max_age: float | None = None
+    group: Callable[[Any], str] | None = None
 
 
 class Registry:

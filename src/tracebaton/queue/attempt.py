@@ -1,0 +1,118 @@
+"""
+One attempt at one message, what its span says, and the verdict it ends with.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from opentelemetry.trace import Span
+
+from tracebaton.queue.event import TaskEvent
+from tracebaton.queue.incoming import Incoming
+from tracebaton.queue.lease import Lease
+from tracebaton.queue.message import byte_size
+from tracebaton.semconv import (
+    AWS_SQS,
+    MESSAGING_BODY_SIZE,
+    MESSAGING_DESTINATION,
+    MESSAGING_MESSAGE_ID,
+    MESSAGING_OPERATION_NAME,
+    MESSAGING_OPERATION_TYPE,
+    MESSAGING_SYSTEM,
+    QUEUE_BACKLOG_MS,
+    QUEUE_DELAY_MS,
+    QUEUE_PREFETCH_MS,
+    RECEIVE_COUNT,
+    TASK_ID,
+    TASK_TYPE,
+)
+
+__all__ = ["Attempt", "Verdict", "milliseconds", "process_attributes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """
+    What happens to the message.
+
+    Attributes:
+        action: Delete it, make it visible again after *delay* seconds, or leave it alone.
+    """
+
+    action: Literal["delete", "retry", "leave"]
+    delay: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What the steps of one delivery share."""
+
+    incoming: Incoming
+    lease: Lease
+    span: Span
+
+    @property
+    def number(self) -> int:
+        """Return the receive count that this attempt started with."""
+        return self.incoming.message.receive_count
+
+    @property
+    def receives(self) -> int:
+        """Return SQS's count by now: a redelivery to this very worker adds to it."""
+        return self.lease.message.receive_count
+
+    @property
+    def owner(self) -> str:
+        """Return who runs the task: this message, whichever worker has it."""
+        return self.incoming.message.message_id
+
+    @property
+    def event(self) -> TaskEvent:
+        """Return what the message asks for; only a readable message gets as far as to need it."""
+        event = self.incoming.event
+        if event is None:
+            raise AssertionError("An unreadable message has no event.")
+        return event
+
+
+def process_attributes(
+    queue_name: str, incoming: Incoming, lease: Lease, *, now: float
+) -> dict[str, Any]:
+    """Return the attributes of the ``process`` span, known before it starts."""
+    message, event = incoming.message, incoming.event
+    known = {
+        MESSAGING_SYSTEM: AWS_SQS,
+        MESSAGING_DESTINATION: queue_name,
+        MESSAGING_OPERATION_NAME: "process",
+        MESSAGING_OPERATION_TYPE: "process",
+        MESSAGING_MESSAGE_ID: message.message_id,
+        MESSAGING_BODY_SIZE: byte_size(message.body),
+        RECEIVE_COUNT: message.receive_count,
+    }
+    task = {} if event is None else {TASK_TYPE: event.type, TASK_ID: event.id}
+    prefetch = time.monotonic() - lease.received_at
+    waited = _waited(incoming, received=now - prefetch)
+    return known | task | waited | {QUEUE_PREFETCH_MS: milliseconds(prefetch)}
+
+
+def milliseconds(seconds: float) -> float:
+    """Return *seconds* in milliseconds, to the microsecond."""
+    return round(seconds * 1000, 3)
+
+
+def _waited(incoming: Incoming, *, received: float) -> dict[str, float]:
+    """
+    Split the time since the send into the delay that was asked for and the backlog.
+
+    Only the first delivery's: later ones also waited for a handler and a back-off.
+    """
+    sent = incoming.message.system.get("SentTimestamp")
+    if sent is None or incoming.message.receive_count > 1:
+        return {}
+    delay = incoming.event.delay_seconds if incoming.event else 0
+    backlog = received - int(sent) / 1000 - delay
+    return {
+        QUEUE_DELAY_MS: milliseconds(delay),
+        QUEUE_BACKLOG_MS: milliseconds(max(0.0, backlog)),
+    }

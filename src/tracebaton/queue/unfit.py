@@ -1,0 +1,146 @@
+"""
+Messages that cannot be handled as they are: to quarantine, and out of the queue only after that.
+"""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from opentelemetry.trace import Link
+
+from tracebaton import problems
+from tracebaton.errors import MessageError, TracebatonError, UntrustedMessage
+from tracebaton.problems import Outcome
+from tracebaton.queue.attempt import Attempt, Verdict
+from tracebaton.queue.outcomes import Outcomes
+from tracebaton.queue.quarantine import Quarantine
+from tracebaton.semconv import (
+    EVENT_MESSAGE_NOT_QUARANTINED,
+    EVENT_MESSAGE_QUARANTINED,
+    EVENT_TASK_DUPLICATE,
+    TASK_STATUS,
+)
+from tracebaton.tasks import ENDED, Task, TaskStatus
+
+__all__ = ["Unfit"]
+
+_NO_QUEUE = "Set TRACEBATON_QUARANTINE_URL, so that such messages have somewhere to go."
+
+_log = logging.getLogger("tracebaton.worker")
+
+
+class Unfit:
+    """Says what becomes of a message that no handler can be given."""
+
+    def __init__(self, outcomes: Outcomes, quarantine: Quarantine | None) -> None:
+        self._outcomes = outcomes
+        self._quarantine = quarantine
+
+    async def settle(self, attempt: Attempt, exc: MessageError, *, origin: Link | None) -> Verdict:
+        """
+        Copy the message to quarantine, end its task, report it; without a copy it stays.
+
+        Args:
+            origin: Links the span that the message came from.
+        """
+        outcome = replace(problems.outcome_of(exc), level="error", reported=True)
+        try:
+            task = await self._task(attempt, exc)
+        except TracebatonError as failure:
+            return await self._kept(attempt, exc, outcome, str(failure.__cause__ or failure))
+        if task is not None and task.status in ENDED:
+            attempt.span.set_attribute(TASK_STATUS, task.status.value)
+            _log.info(EVENT_TASK_DUPLICATE, extra={"fields": {"status": task.status.value}})
+            return Verdict("delete")
+        problems.record(exc, outcome, attempt.span)
+        if self._quarantine is None:
+            return await self._kept(attempt, exc, outcome, _NO_QUEUE, task)
+        try:
+            copy_id = await self._quarantine.send(attempt.incoming, exc, origin=origin)
+        except TracebatonError as failure:
+            reason = str(failure.__cause__ or failure)
+            return await self._kept(attempt, exc, outcome, reason, task)
+        return await self._moved(attempt, exc, outcome, task, copy_id)
+
+    async def _moved(
+        self,
+        attempt: Attempt,
+        exc: MessageError,
+        outcome: Outcome,
+        task: Task | None,
+        copy_id: str,
+    ) -> Verdict:
+        if task is not None and not await self._outcomes.written(self._fail(attempt, outcome)):
+            # A second copy in quarantine is better than a task that nobody ever ends.
+            return Verdict("retry", self._outcomes.policy.delay(attempt.receives))
+        queue = {} if self._quarantine is None else {"quarantine": self._quarantine.queue.name}
+        fields = self._fields(attempt, outcome) | queue | {"quarantine_message_id": copy_id}
+        self._report(attempt, exc, outcome, fields)
+        _log.error(EVENT_MESSAGE_QUARANTINED, extra={"fields": fields})
+        return Verdict("delete")
+
+    async def _kept(
+        self,
+        attempt: Attempt,
+        exc: MessageError,
+        outcome: Outcome,
+        reason: str,
+        task: Task | None = None,
+    ) -> Verdict:
+        """Leave the message where it is; after the last attempt SQS moves it to the DLQ."""
+        policy = self._outcomes.policy
+        last = policy.is_last(attempt.receives)
+        delay = 0 if last else policy.delay(attempt.receives)
+        fields = self._fields(attempt, outcome) | {"reason": reason, "retry_in_seconds": delay}
+        if last:
+            self._report(attempt, exc, outcome, fields)
+            if task is not None:
+                await self._outcomes.written(self._fail(attempt, outcome, TaskStatus.DEAD))
+        _log.error(EVENT_MESSAGE_NOT_QUARANTINED, extra={"fields": fields})
+        return Verdict("retry", delay)
+
+    async def _task(self, attempt: Attempt, exc: MessageError) -> Task | None:
+        """
+        Return the task that the message may end.
+
+        A message that nobody vouches for ends no task but one that has never run: whoever wrote it
+        may have taken the id of another's.
+        """
+        store, event = self._outcomes.store, attempt.incoming.event
+        if store is None or event is None:
+            return None
+        task = await store.get(event.id)
+        if task is not None and isinstance(exc, UntrustedMessage):
+            untouched = task.status is TaskStatus.QUEUED and task.attempt == 0
+            return task if untouched and task.type == event.type else None
+        return task
+
+    async def _fail(
+        self, attempt: Attempt, outcome: Outcome, status: TaskStatus = TaskStatus.FAILED
+    ) -> None:
+        store, task_id = self._outcomes.store, attempt.event.id
+        if store is None:
+            return
+        # Only through `running` does a task belong to this attempt; a copy of it may run already.
+        task = await store.start(task_id, attempt=attempt.number, owner=attempt.owner)
+        if task is None or task.owner != attempt.owner:
+            return
+        error = self._outcomes.problem(attempt, outcome)
+        if await store.finish(task_id, status, attempt=attempt.number, error=error):
+            attempt.span.set_attribute(TASK_STATUS, status.value)
+
+    def _fields(self, attempt: Attempt, outcome: Outcome) -> dict[str, Any]:
+        event = attempt.incoming.event
+        return {
+            "message_id": attempt.incoming.message.message_id,
+            "task_type": event.type if event else None,
+            "code": outcome.code,
+            "detail": outcome.detail,
+        }
+
+    def _report(
+        self, attempt: Attempt, exc: MessageError, outcome: Outcome, fields: dict[str, Any]
+    ) -> None:
+        event_id = self._outcomes.report(attempt, exc, outcome)
+        if event_id is not None:
+            fields["sentry_event_id"] = event_id
