@@ -3,17 +3,19 @@
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
-from command import ended, running
+from command import clean_environment, ended, running
 
 pytestmark = pytest.mark.acceptance
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 DEV = ("dev", "--port", "0", "--sqs-port", "0", "--viewer-port", "0")
 
 
@@ -23,6 +25,7 @@ def test_every_block_is_one_that_is_run_here() -> None:
         ("sh", "python3"),
         ("sh", "curl"),
         ("sh", "python3"),
+        ("python", "from"),
         ("python", "from"),
     ]
 
@@ -56,8 +59,7 @@ def test_the_curl_of_the_readme_is_answered(tmp_path: Path) -> None:
 
 def test_the_application_of_the_readme_runs(tmp_path: Path) -> None:
     """Saved as service.py it serves its route and its task."""
-    [code] = [text for kind, text in BLOCKS if kind == "python"]
-    (tmp_path / "service.py").write_text(code)
+    write_service(tmp_path)
     with running(DEV[0], "service:app", *DEV[1:], env={}, cwd=tmp_path) as dev:
         ready = dev.ready()
         with httpx.Client(base_url=ready["api"]) as http:
@@ -67,6 +69,26 @@ def test_the_application_of_the_readme_runs(tmp_path: Path) -> None:
 
     assert sent.status_code == 202
     assert task["result"] == {"said": "hello Ada", "for": "c"}
+
+
+def test_the_test_of_the_readme_passes(tmp_path: Path) -> None:
+    """Beside service.py, pytest runs it as it stands."""
+    write_service(tmp_path)
+    (tmp_path / "test_service.py").write_text(PYTHON[1])
+    pytest_run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto", "--rootdir", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=clean_environment() | {"PYTHONPATH": str(tmp_path)},
+    )
+
+    assert "1 passed" in pytest_run.stdout, pytest_run.stdout
+
+
+def write_service(folder: Path) -> None:
+    """Save the application of the README as service.py."""
+    (folder / "service.py").write_text(PYTHON[0])
 
 
 def test_every_variable_of_the_readme_is_a_setting() -> None:
