@@ -87,6 +87,7 @@ class Settings(BaseModel):
     otlp_traces_endpoint: HttpUrl = Field(None, alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     otel_traces_sampler: str | None = Field(None, alias="OTEL_TRACES_SAMPLER")
     otel_traces_sampler_arg: Rate | None = Field(None, alias="OTEL_TRACES_SAMPLER_ARG")
+    keep_errors: bool = Field(False, alias="TRACEBATON_KEEP_ERRORS")
 
     # Sentry
     sentry_dsn: str | None = Field(None, alias="SENTRY_DSN", repr=False)
@@ -196,6 +197,13 @@ class Settings(BaseModel):
             raise ValueError("has to be sqlite:///PATH or none")
         return value
 
+    @field_validator("message_key")
+    @classmethod
+    def _some_key(cls, value: str) -> str:
+        if not any(map(str.strip, value.split(","))):
+            raise ValueError("names no key")
+        return value
+
     def _contradictions(self) -> Iterator[tuple[set[str], str]]:
         """Yield which variables do not fit each other, and why."""
         otel, sentry = self._otel_rate(), self.sentry_traces_sample_rate
@@ -230,6 +238,11 @@ class Settings(BaseModel):
             return self.sentry_traces_sample_rate
         rate = self._otel_rate()
         return 1.0 if rate is None else rate
+
+    @property
+    def message_keys(self) -> tuple[str, ...]:
+        """Return the keys that messages are signed with: the first signs, all verify."""
+        return tuple(filter(None, map(str.strip, (self.message_key or "").split(","))))
 
     @property
     def sqs_endpoint(self) -> str | None:

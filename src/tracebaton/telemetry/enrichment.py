@@ -8,7 +8,7 @@ from typing import Any, Final
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import SpanKind, format_trace_id
+from opentelemetry.trace import SpanContext, SpanKind, format_trace_id
 
 from tracebaton.context import bind_trace, in_context, span_attributes
 from tracebaton.semconv import (
@@ -25,7 +25,7 @@ from tracebaton.semconv import (
     URL_QUERY,
 )
 
-__all__ = ["SpanPipeline", "sentry_op", "without_queries"]
+__all__ = ["SpanPipeline", "changed", "sentry_op", "without_queries"]
 
 #: sentry-conventions' ops by OpenTelemetry's ``messaging.operation.type``.
 _QUEUE_OPS: Final = {
@@ -90,16 +90,22 @@ def without_queries(span: ReadableSpan) -> ReadableSpan:
         url = str(attributes.get(name, ""))
         if "?" in url:
             changes[name] = url.partition("?")[0]
-    return _changed(span, {**attributes, **changes}) if changes else span
+    return changed(span, attributes={**attributes, **changes}) if changes else span
 
 
-def _changed(span: ReadableSpan, attributes: Mapping[str, Any]) -> ReadableSpan:
+def changed(
+    span: ReadableSpan,
+    *,
+    context: SpanContext | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> ReadableSpan:
+    """Return a copy of an ended *span* with another context or other attributes."""
     return ReadableSpan(
         name=span.name,
-        context=span.context,
+        context=span.context if context is None else context,
         parent=span.parent,
         resource=span.resource,
-        attributes=attributes,
+        attributes=span.attributes if attributes is None else attributes,
         events=span.events,
         links=span.links,
         kind=span.kind,

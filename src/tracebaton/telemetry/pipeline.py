@@ -22,6 +22,7 @@ from tracebaton.propagation import Propagator
 from tracebaton.semconv import SCOPE
 from tracebaton.settings import Settings, prefer_stable_http_conventions
 from tracebaton.telemetry.enrichment import SpanPipeline
+from tracebaton.telemetry.kept import kept_errors
 from tracebaton.telemetry.otlp import (
     OtlpLogHandler,
     SpanExport,
@@ -198,7 +199,11 @@ def _enabled(
     settings: Settings, resource: Resource, propagator: Propagator, sentry: Sentry | None
 ) -> Telemetry:
     provider = TracerProvider(
-        sampler=HeadSampler(settings.sample_rate, trust_sampling=settings.trust_sampling),
+        sampler=HeadSampler(
+            settings.sample_rate,
+            trust_sampling=settings.trust_sampling,
+            keep_errors=settings.keep_errors,
+        ),
         resource=resource,
         shutdown_on_exit=False,  # its hook at exit has no deadline
     )
@@ -206,6 +211,8 @@ def _enabled(
     sinks: list[SpanProcessor] = [*exports]
     if sentry is not None and sentry.processor is not None:
         sinks.append(sentry.processor)
+    if settings.keep_errors:
+        sinks.append(kept_errors(exports))
     provider.add_span_processor(SpanPipeline(sinks))
     service = str(resource.attributes["service.name"])
     logs = (

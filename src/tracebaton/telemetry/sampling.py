@@ -37,16 +37,21 @@ class HeadSampler(Sampler):
     flag decides nothing: a request that turned tracing off for itself could not be looked into.
     """
 
-    def __init__(self, rate: float, *, trust_sampling: bool = False) -> None:
+    def __init__(
+        self, rate: float, *, trust_sampling: bool = False, keep_errors: bool = False
+    ) -> None:
         """
         Set the rate.
 
         Args:
             rate: The share of traces to keep, between 0 and 1.
             trust_sampling: Follow the flag of HTTP callers too.
+            keep_errors: Record what is not kept, for the case that it fails. The flag on the wire
+                stays 0.
         """
         self._rate = rate
         self._trust_sampling = trust_sampling
+        self._keep_errors = keep_errors
 
     def should_sample(
         self,
@@ -63,6 +68,8 @@ class HeadSampler(Sampler):
         state = parent.trace_state if parent.is_valid else trace_state
         if self._keeps(parent, parent_context, trace_id, attributes):
             return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
+        if self._keep_errors and not _is_poll(parent, attributes):
+            return SamplingResult(Decision.RECORD_ONLY, attributes, state)
         return SamplingResult(Decision.DROP, None, state)
 
     def _keeps(
@@ -74,8 +81,8 @@ class HeadSampler(Sampler):
     ) -> bool:
         if parent.is_valid and self._follows(parent, context):
             return parent.trace_flags.sampled
-        if not parent.is_valid and (attributes or {}).get(MESSAGING_OPERATION_TYPE) == "receive":
-            return False  # a poll belongs to no request; SPEC 5 samples it out
+        if _is_poll(parent, attributes):
+            return False
         return self._rate >= 1 or (self._rate > 0 and sample_rand(trace_id) < self._rate)
 
     def _follows(self, parent: SpanContext, context: Context | None) -> bool:
@@ -88,3 +95,9 @@ class HeadSampler(Sampler):
     def get_description(self) -> str:
         """Return the sampler's name and rate."""
         return f"HeadSampler{{{self._rate}}}"
+
+
+def _is_poll(parent: SpanContext, attributes: Attributes) -> bool:
+    """Tell whether a span is a poll of its own: it belongs to no request, SPEC 5 samples it out."""
+    receives = (attributes or {}).get(MESSAGING_OPERATION_TYPE) == "receive"
+    return receives and not parent.is_valid

@@ -11,11 +11,12 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import StatusCode
 
 from tracebaton.baggage import incoming_sentry_members
 
@@ -56,6 +57,7 @@ class Node(Generic[Scope]):
     __slots__ = (
         "__weakref__",
         "ended",
+        "failed",
         "incoming",
         "members",
         "parent",
@@ -82,6 +84,8 @@ class Node(Generic[Scope]):
         self.members: tuple[tuple[str, str], ...] = ()
         self.spans: list[Ended] = []
         self.ended = False
+        #: Of a local root: it ended as an error.
+        self.failed = False
         thread = threading.current_thread()
         self.thread = (thread.ident or 0, thread.name)
 
@@ -110,6 +114,8 @@ class UnitCollector(SpanProcessor, Generic[Scope]):
         capture: Callable[[], Scope],
         submit: Callable[[Unit[Scope]], object],
         ignore: Callable[[ReadableSpan], bool] = lambda span: False,
+        keep_errors: bool = False,
+        limit: int | None = None,
     ) -> None:
         """
         Set both ends.
@@ -118,10 +124,14 @@ class UnitCollector(SpanProcessor, Generic[Scope]):
             capture: Called when a local root starts, in its thread.
             submit: Called when it ends; has to be quick, the request is waiting.
             ignore: Spans that are not gathered, such as those of the exporter's own calls.
+            keep_errors: Gather unsampled units too, and submit those whose root failed.
+            limit: Spans below one root that may wait; beyond that the oldest go.
         """
         self._capture = capture
         self._submit = submit
         self._ignore = ignore
+        self._keep_errors = keep_errors
+        self._limit = limit
         self._nodes: dict[int, Node[Scope]] = {}
 
     def __len__(self) -> int:
@@ -135,7 +145,7 @@ class UnitCollector(SpanProcessor, Generic[Scope]):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Put *span* under its local parent."""
         here = span.get_span_context()
-        if not here.trace_flags.sampled or self._ignore(span):
+        if not (here.trace_flags.sampled or self._keep_errors) or self._ignore(span):
             return
         above = trace.get_current_span(parent_context).get_span_context()
         # A remote parent may be a span of this very process; its message is its own unit.
@@ -158,7 +168,17 @@ class UnitCollector(SpanProcessor, Generic[Scope]):
         ended = Ended(span, *node.thread)
         above, below = node.open_ancestor(), node.spans
         node.spans = []
-        if above is None:
-            self._submit(Unit(ended, below, node.scope, node))
-        else:
+        if above is not None:
             above.spans += (*below, ended)
+            if self._limit is not None:
+                del above.spans[: -self._limit]
+        elif _is_kept(span, node):
+            self._submit(Unit(ended, below, node.scope, node))
+
+
+def _is_kept(span: ReadableSpan, node: Node[Any]) -> bool:
+    """Tell whether a unit is sent: it is sampled, or it failed, or its request had failed."""
+    failed = span.status.status_code is StatusCode.ERROR
+    node.failed = failed
+    sampled = span.context is not None and span.context.trace_flags.sampled
+    return sampled or failed or node.root.failed

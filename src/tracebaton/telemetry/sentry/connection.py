@@ -91,7 +91,10 @@ class Sentry:
         check_sdk(self._mode, version=sentry_sdk.VERSION, lifecycle=None)
         self._replay = Replay()
         self._units: UnitCollector[Scope] = UnitCollector(
-            capture=sentry_sdk.get_isolation_scope, submit=self._submit, ignore=self._is_own_call
+            capture=sentry_sdk.get_isolation_scope,
+            submit=self._submit,
+            ignore=self._is_own_call,
+            keep_errors=settings.keep_errors,
         )
         self.members = DynamicSampling(
             public_key=self._dsn.public_key,
