@@ -15,6 +15,7 @@ from tracebaton.http.auth import Authenticator
 from tracebaton.http.body import body as read_body
 from tracebaton.http.middleware import instrument
 from tracebaton.problems import Reporter
+from tracebaton.queue.foreign import ForeignRoute
 from tracebaton.runtime import Role, Runtime, WorkerService
 from tracebaton.settings import Settings
 from tracebaton.tasks import Handler, Registry, Task, TaskStore, TaskType
@@ -89,6 +90,7 @@ class Tracebaton:
         self.registry = Registry()
         self.store_type = store
         self.routes: list[tuple[str, Endpoint, Sequence[str]]] = []
+        self.foreign_routes: list[ForeignRoute] = []
         self._given = settings
         self._runtime: Runtime | None = None
 
@@ -99,6 +101,8 @@ class Tracebaton:
         model: type[BaseModel],
         deadline: float | None = None,
         version: str = "1",
+        max_age: float | None = None,
+        group: Callable[[Any], str] | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """
         Register the decorated function as the handler of the task type *name*.
@@ -107,6 +111,8 @@ class Tracebaton:
             model: Validates the data, in the API and again in the worker.
             deadline: Seconds it may run, None for no limit but SQS's 12 hours.
             version: Schema version of the messages it understands.
+            max_age: Seconds a message may wait beyond its delay; older ones go to quarantine.
+            group: On a FIFO queue, names a task's group by its data where the sender names none.
 
         Raises:
             ConfigurationError: *name* is registered already.
@@ -115,7 +121,13 @@ class Tracebaton:
         def register(handler: HandlerT) -> HandlerT:
             self.registry.add(
                 TaskType(
-                    name=name, model=model, handler=handler, deadline=deadline, version=version
+                    name=name,
+                    model=model,
+                    handler=handler,
+                    deadline=deadline,
+                    version=version,
+                    max_age=max_age,
+                    group=group,
                 )
             )
             return handler
@@ -136,6 +148,17 @@ class Tracebaton:
             return endpoint
 
         return register
+
+    def foreign(self, route: ForeignRoute) -> ForeignRoute:
+        """
+        Let *route* name the task type of messages that no producer of ours wrote.
+
+        A decorator, or a call with a lambda. It gets a `ForeignMessage`, unwrapped where SNS
+        wrapped it, and returns a type, or None where the message is not for it; the message's JSON
+        becomes the task's data. A message that no route takes goes to quarantine.
+        """
+        self.foreign_routes.append(route)
+        return route
 
     async def body(self, request: "Request", model: type[Model]) -> Model:
         """
@@ -187,7 +210,12 @@ class Tracebaton:
 
     def worker(self, *, wait_seconds: int = 20) -> WorkerService:
         """Return the worker of this application; its polls wait up to *wait_seconds* (0 to 20)."""
-        return WorkerService(self.runtime("worker"), wait_seconds=wait_seconds)
+        return WorkerService(
+            self.runtime("worker"),
+            foreign=self.foreign_routes,
+            store_type=self.store_type,
+            wait_seconds=wait_seconds,
+        )
 
     @contextmanager
     def staged(self, settings: Settings, telemetry: Telemetry) -> Iterator[Runtime]:

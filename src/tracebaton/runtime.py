@@ -7,16 +7,19 @@ It owns the shutdown order too: what still makes spans stops first, what sends t
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from tracebaton.context import RequestStore
 from tracebaton.errors import ConfigurationError, TracebatonError
 from tracebaton.http.auth import Authenticator, authenticator
 from tracebaton.logs import configure_logging
+from tracebaton.queue.foreign import ForeignRoute
 from tracebaton.queue.producer import Producer
 from tracebaton.queue.retry import RetryPolicy
+from tracebaton.queue.signature import MessageKeys
 from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
 from tracebaton.queue.worker import DrainReport, Worker
 from tracebaton.settings import Settings
@@ -79,6 +82,10 @@ class Runtime:
             )
         )
         self.queue = Queue(self.sqs, url=settings.queue_url, name=settings.queue_name)
+        self.quarantine = (
+            Queue(self.sqs, url=settings.quarantine_url) if settings.quarantine_url else None
+        )
+        self.keys = MessageKeys(settings.message_keys) if settings.message_keys else None
         self.store: TaskStore | None = _store(settings.store_url)
         self.producer = Producer(
             self.sqs,
@@ -141,7 +148,14 @@ def _store(url: str) -> TaskStore | None:
 class WorkerService:
     """The worker of an application: its queue's policy is checked, then it works until stopped."""
 
-    def __init__(self, runtime: Runtime, *, wait_seconds: int = 20) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        foreign: Sequence[ForeignRoute] = (),
+        store_type: type[RequestStore] = RequestStore,
+        wait_seconds: int = 20,
+    ) -> None:
         settings = runtime.settings
         self.runtime = runtime
         self._stopped = asyncio.Event()
@@ -159,6 +173,10 @@ class WorkerService:
                 cap_seconds=settings.retry_cap_seconds,
                 max_attempts=settings.max_attempts,
             ),
+            quarantine=runtime.quarantine,
+            foreign=foreign,
+            keys=runtime.keys,
+            store_type=store_type,
             concurrency=settings.concurrency,
             visibility_seconds=settings.visibility_seconds,
             drain_seconds=settings.drain_seconds,

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import fields, replace
 from typing import Any
 
 from opentelemetry import trace
@@ -61,6 +62,7 @@ class Delivery:
         reporter: Reporter,
         policy: RetryPolicy,
         threads: HandlerThreads,
+        store_type: type[RequestStore] = RequestStore,
         quarantine: Quarantine | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -73,6 +75,9 @@ class Delivery:
         self._reporter = reporter
         self._policy = policy
         self._threads = threads
+        self._store_type = store_type
+        own = {field.name for field in fields(RequestStore)}
+        self._custom = [field.name for field in fields(store_type) if field.name not in own]
         self._now = now
         self._outcomes = Outcomes(store=store, reporter=reporter, policy=policy, now=now)
         self._unfit = Unfit(self._outcomes, quarantine)
@@ -86,7 +91,7 @@ class Delivery:
         origin = extracted.parent if not links else links[0].context
         with (
             self._reporter.isolated(),
-            context.entered(_store(incoming, extracted), extracted.context),
+            context.entered(self._request(incoming, extracted), extracted.context),
             self._span(incoming, lease, links) as span,
         ):
             ids = span.get_span_context()
@@ -113,6 +118,20 @@ class Delivery:
         )
         linked = incoming.event.propagate == "link" and whole.parent.is_valid
         return identity, (Link(whole.parent),) if linked else ()
+
+    def _request(self, incoming: Incoming, extracted: MessageContext) -> RequestStore:
+        """Return the request store that the message carries; who wrote it decides what of it."""
+        event, said = incoming.event, extracted.fields
+        correlation_id = said.get("correlation_id") or (event.correlation_id if event else None)
+        store = self._store_type(
+            correlation_id=context.valid_correlation_id(correlation_id),
+            task_id=event.id if event else None,
+            attempt=incoming.message.receive_count,
+        )
+        if not incoming.own or event is None:
+            return store
+        custom: dict[str, Any] = {name: said[name] for name in self._custom if name in said}
+        return replace(store, user_id=said.get("user_id") or event.user_id, **custom)
 
     def _span(
         self, incoming: Incoming, lease: Lease, links: Sequence[Link]
@@ -232,17 +251,6 @@ class Delivery:
             raise HandlerTimeout(
                 f"The handler of {kind.name!r} ran longer than its deadline of {kind.deadline} s."
             ) from exc
-
-
-def _store(incoming: Incoming, extracted: MessageContext) -> RequestStore:
-    event, fields = incoming.event, extracted.fields
-    correlation_id = fields.get("correlation_id") or (event.correlation_id if event else None)
-    return RequestStore(
-        correlation_id=context.valid_correlation_id(correlation_id),
-        user_id=(fields.get("user_id") or event.user_id) if event and incoming.own else None,
-        task_id=event.id if event else None,
-        attempt=incoming.message.receive_count,
-    )
 
 
 def _validated(kind: TaskType, incoming: Incoming) -> BaseModel:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from opentelemetry.trace import Tracer
 
+from tracebaton.context import RequestStore
 from tracebaton.errors import TracebatonError
 from tracebaton.problems import NO_REPORTER, Reporter
 from tracebaton.propagation import Propagator
@@ -23,6 +24,7 @@ from tracebaton.queue.incoming import Reader
 from tracebaton.queue.lease import Lease, Leases, State
 from tracebaton.queue.quarantine import Quarantine
 from tracebaton.queue.receiver import Receiver, Room
+from tracebaton.queue.records import LeaseRecords
 from tracebaton.queue.retry import RetryPolicy
 from tracebaton.queue.settle import Settler
 from tracebaton.queue.signature import MessageKeys
@@ -72,6 +74,7 @@ class Worker:
         quarantine: Queue | None = None,
         foreign: Sequence[ForeignRoute] = (),
         keys: MessageKeys | None = None,
+        store_type: type[RequestStore] = RequestStore,
         concurrency: int = 10,
         visibility_seconds: int = 60,
         drain_seconds: float = 20.0,
@@ -87,11 +90,11 @@ class Worker:
                 moves them to the DLQ.
             foreign: Name the task types of messages that no producer of ours wrote.
             keys: With them, only signed messages are handled.
+            store_type: The request store's class, with its custom fields.
             concurrency: Messages in hand at once.
         """
         self._sqs = sqs
         self._queue = queue
-        self._store = store
         self._policy = policy or RetryPolicy()
         self._concurrency = concurrency
         self._visibility = visibility_seconds
@@ -108,18 +111,18 @@ class Worker:
             reporter=reporter,
             policy=self._policy,
             threads=self._threads,
+            store_type=store_type,
             quarantine=None
             if quarantine is None
             else Quarantine(sqs, quarantine, source=queue.name, tracer=tracer, now=now),
             now=now,
         )
-        self._now = now
+        self._records = LeaseRecords(store, now=now)
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._room = Room(concurrency)
         self._running: dict[asyncio.Task[None], Lease] = {}
         self._receivers: list[Receiver] = []
-        self._renewals: set[asyncio.Task[None]] = set()
         self._acked = self._released = self._abandoned = 0
 
     @property
@@ -152,7 +155,7 @@ class Worker:
             self._sqs,
             url,
             visibility_seconds=self._visibility,
-            on_extended=self._extended,
+            on_extended=self._records.renew,
         )
         self._settler = Settler(self._sqs, url)
         heartbeat = asyncio.create_task(self._leases.run(), name="tracebaton-heartbeat")
@@ -162,8 +165,8 @@ class Worker:
             await asyncio.gather(*(receiver.run() for receiver in self._receivers))
             await self._drain()
         finally:
-            for task in (heartbeat, *self._renewals):
-                task.cancel()
+            heartbeat.cancel()
+            self._records.close()
             self._threads.close()
         return DrainReport(acked=self._acked, released=self._released, abandoned=self._abandoned)
 
@@ -198,25 +201,6 @@ class Worker:
         if not task.cancelled() and (failure := task.exception()):
             # Our own mistake, not the handler's: the message comes again when its lease runs out.
             _log.error("worker.failure", exc_info=failure)
-
-    def _extended(self, leases: Sequence[Lease]) -> None:
-        """Let the records of running tasks live as long as the leases, without holding them up."""
-        if self._store is None:
-            return
-        owners = {
-            lease.task_id: lease.message.message_id for lease in leases if lease.task_id is not None
-        }
-        until = self._now() + min(lease.deadline for lease in leases) - time.monotonic()
-        task = asyncio.create_task(self._renew(self._store, owners, until))
-        self._renewals.add(task)
-        task.add_done_callback(self._renewals.discard)
-
-    async def _renew(self, store: TaskStore, owners: Mapping[str, str], until: float) -> None:
-        try:
-            await store.renew(owners, lease_until=until)
-        except TracebatonError as exc:
-            fields = {"code": exc.code, "reason": str(exc.__cause__ or exc)}
-            _log.warning("task_store.failed", extra={"fields": fields})
 
     async def _handle(self, lease: Lease) -> None:
         work = asyncio.create_task(self._delivery.run(lease))
