@@ -198,7 +198,9 @@ async def test_what_authentication_knows_reaches_the_access_line(ask: Any, lines
         context.authenticate("u-1")
         return PlainTextResponse("12345")
 
-    app = instrument(Starlette(routes=[Route("/u/{id}", look)]))
+    app = instrument(
+        Starlette(routes=[Route("/u/{id}", look)]), tracer_provider=NoOpTracerProvider()
+    )
     async with ask(app) as client:
         await client.get("/u/7?secret=1", headers={"x-correlation-id": "c"})
 
