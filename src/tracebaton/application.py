@@ -2,7 +2,15 @@
 The application: task types and routes registered on one object, an API and a worker made from it.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,12 +18,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from tracebaton.context import RequestStore
+from tracebaton.errors import TracebatonError
 from tracebaton.http.app import LateReporter, create_app
 from tracebaton.http.auth import Authenticator
 from tracebaton.http.body import body as read_body
 from tracebaton.http.middleware import instrument
 from tracebaton.problems import Reporter
+from tracebaton.queue.event import Propagate
 from tracebaton.queue.foreign import ForeignRoute
+from tracebaton.queue.producer import Item
 from tracebaton.runtime import Role, Runtime, WorkerService
 from tracebaton.settings import Settings
 from tracebaton.tasks import Handler, Registry, Task, TaskStore, TaskType
@@ -170,11 +181,38 @@ class Tracebaton:
         return await read_body(request, model)
 
     async def enqueue(
-        self, task_type: str, data: BaseModel | Mapping[str, Any], *, delay_seconds: int = 0
+        self,
+        task_type: str,
+        data: BaseModel | Mapping[str, Any],
+        *,
+        delay_seconds: int = 0,
+        group_id: str | None = None,
+        deduplication_id: str | None = None,
+        propagate: Propagate = "parent",
+        attributes: Mapping[str, str] | None = None,
     ) -> Task:
         """Save a task and send its message; see `Producer.enqueue()`."""
         return await self.runtime("api").producer.enqueue(
-            task_type, data, delay_seconds=delay_seconds
+            task_type,
+            data,
+            delay_seconds=delay_seconds,
+            group_id=group_id,
+            deduplication_id=deduplication_id,
+            propagate=propagate,
+            attributes=attributes,
+        )
+
+    async def enqueue_many(
+        self,
+        items: Iterable[Item | tuple[str, BaseModel | Mapping[str, Any]]],
+        *,
+        delay_seconds: int = 0,
+        group_id: str | None = None,
+        propagate: Propagate = "parent",
+    ) -> list[Task | TracebatonError]:
+        """Save many tasks and send their messages in batches; see `Producer.enqueue_many()`."""
+        return await self.runtime("api").producer.enqueue_many(
+            items, delay_seconds=delay_seconds, group_id=group_id, propagate=propagate
         )
 
     async def ready(self) -> Mapping[str, bool]:

@@ -95,6 +95,7 @@ class Runtime:
             tracer=self.telemetry.tracer,
             propagator=self.telemetry.propagator,
             source=f"/{self.service_name}",
+            keys=self.keys,
         )
 
     @cached_property

@@ -5,41 +5,39 @@ says whether both happened.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import uuid_utils
 from opentelemetry import context as otel
-from opentelemetry import trace
-from opentelemetry.trace import SpanKind, Tracer
-from pydantic import BaseModel, ValidationError
+from opentelemetry.trace import Tracer
+from pydantic import BaseModel
 
-from tracebaton import context, problems
-from tracebaton.errors import InvalidTaskData, MessageTooLarge, RequestError
+from tracebaton import context
+from tracebaton.errors import QueueUnavailable, TracebatonError
 from tracebaton.propagation import Propagator
-from tracebaton.queue.event import TaskEvent, encode
+from tracebaton.queue.batches import send_all
+from tracebaton.queue.event import Propagate, TaskEvent
+from tracebaton.queue.incoming import identity_only
+from tracebaton.queue.message import Outgoing, Sent, byte_size
+from tracebaton.queue.outgoing import Item, checked, compose, model_of
+from tracebaton.queue.sending import Sending, ended, new_task, opened
+from tracebaton.queue.signature import MessageKeys
 from tracebaton.queue.sqs import Queue, Sqs
 from tracebaton.semconv import (
-    AWS_SQS,
+    EVENT_TASK_DEDUPLICATED,
     EVENT_TASK_ENQUEUED,
     MESSAGING_BODY_SIZE,
     MESSAGING_CONVERSATION_ID,
-    MESSAGING_DESTINATION,
     MESSAGING_MESSAGE_ID,
-    MESSAGING_OPERATION_NAME,
-    MESSAGING_OPERATION_TYPE,
-    MESSAGING_SYSTEM,
-    TASK_ID,
-    TASK_TYPE,
 )
 from tracebaton.tasks import Registry, Task, TaskStore, TaskType
 from tracebaton.tasks.task import rfc3339
 
-__all__ = ["Producer"]
+__all__ = ["Item", "Producer"]
 
-#: The longest delay SQS knows, in seconds.
-MAX_DELAY = 900
+#: Messages with a deduplication id of the caller's that are remembered, to notice a dropped one.
+_REMEMBERED = 1000
 
 _log = logging.getLogger("tracebaton.producer")
 
@@ -57,8 +55,17 @@ class Producer:
         tracer: Tracer,
         propagator: Propagator,
         source: str,
+        keys: MessageKeys | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
+        """
+        Set where to and for whom.
+
+        Args:
+            store: Where the tasks are saved, None to send messages only.
+            source: The sender as a URI reference, such as ``/tracebaton-api``.
+            keys: The first one signs every message.
+        """
         self._sqs = sqs
         self._queue = queue
         self._registry = registry
@@ -66,7 +73,9 @@ class Producer:
         self._tracer = tracer
         self._propagator = propagator
         self._source = source
+        self._keys = keys
         self._now = now
+        self._remembered: OrderedDict[str, Task] = OrderedDict()
 
     async def enqueue(
         self,
@@ -74,148 +83,185 @@ class Producer:
         data: BaseModel | Mapping[str, Any],
         *,
         delay_seconds: int = 0,
+        group_id: str | None = None,
+        deduplication_id: str | None = None,
+        propagate: Propagate = "parent",
+        attributes: Mapping[str, str] | None = None,
     ) -> Task:
         """
         Save a task and send its message, in a route and in a handler alike.
 
-        Args:
-            task_type: Name of a registered type.
-            data: The model of that type, or what it validates.
-            delay_seconds: Seconds until the message becomes visible, at most 900.
+        The arguments are those of `Item`.
 
         Raises:
             UnknownTaskType: Nothing is registered under *task_type*.
             InvalidTaskData: *data* does not fit the model.
+            RequestError: SQS knows no such delay, group, deduplication id or attribute here.
             MessageTooLarge: The message is over the queue's limit; nothing was saved.
             QueueUnavailable: The send failed; the task was not kept.
             StoreUnavailable: The task could not be saved; nothing was sent.
         """
-        kind = self._registry[task_type]
-        payload = _payload(kind, data)
-        _check_delay(delay_seconds)
-        outer = context.current()
-        task_id = str(uuid_utils.uuid7())
-        # The new task's id goes into the cell before the span starts, so that the span, the baggage
-        # and the log line of this send are the new task's and not its parent's.
-        store = replace(outer, task_id=task_id, attempt=None)
-        with (
-            context.entered(store, otel.get_current()),
-            self._tracer.start_as_current_span(
-                f"send {self._queue.name}",
-                kind=SpanKind.PRODUCER,
-                attributes={
-                    MESSAGING_SYSTEM: AWS_SQS,
-                    MESSAGING_DESTINATION: self._queue.name,
-                    MESSAGING_OPERATION_NAME: "send",
-                    MESSAGING_OPERATION_TYPE: "send",
-                    TASK_TYPE: kind.name,
-                    TASK_ID: task_id,
-                },
-                record_exception=False,
-                set_status_on_exception=False,
-            ) as span,
-        ):
-            try:
-                return await self._send(span, kind, payload, delay_seconds, outer.task_id)
-            except Exception as exc:
-                problems.record(exc, problems.outcome_of(exc), span)
-                raise
-
-    async def _send(
-        self,
-        span: trace.Span,
-        kind: TaskType,
-        payload: Any,
-        delay_seconds: int,
-        parent_task_id: str | None,
-    ) -> Task:
-        ids = span.get_span_context()
-        trace_id = trace.format_trace_id(ids.trace_id) if ids.is_valid else None
-        store = context.bind_trace(trace_id)
-        now = self._now()
-        task = Task(
-            id=store.task_id or "",
-            type=kind.name,
-            user_id=store.user_id,
-            correlation_id=store.correlation_id,
-            trace_id=trace_id,
-            parent_task_id=parent_task_id,
-            created_at=now,
-            updated_at=now,
+        item = Item(
+            task_type,
+            data,
+            delay_seconds,
+            group_id,
+            deduplication_id,
+            propagate,
+            attributes or {},
         )
+        sending = await self._prepared(item)
+        try:
+            message_id = await self._send(sending.message)
+        except BaseException as exc:
+            await self._refused(sending, exc)
+            raise
+        return await self._accepted(sending, message_id)
+
+    async def enqueue_many(
+        self,
+        items: Iterable[Item | tuple[str, BaseModel | Mapping[str, Any]]],
+        *,
+        delay_seconds: int = 0,
+        group_id: str | None = None,
+        propagate: Propagate = "parent",
+    ) -> list[Task | TracebatonError]:
+        """
+        Save many tasks and send their messages in batches.
+
+        Returns a task, or the error that its `enqueue()` would have raised, for each item in order;
+        one that fails takes no other along. On a FIFO queue the order of *items* is kept, except
+        behind a message that SQS failed and took at a second try.
+
+        Args:
+            items: An `Item`, or a type with its data, which the other arguments are for.
+        """
+        given = [
+            one
+            if isinstance(one, Item)
+            else Item(*one, delay_seconds=delay_seconds, group_id=group_id, propagate=propagate)
+            for one in items
+        ]
+        prepared: list[Sending | TracebatonError] = []
+        try:
+            for item in given:  # one by one: what is open when it is cancelled has to be known
+                prepared.append(await self._attempted(item))  # noqa: PERF401
+            sendings = [one for one in prepared if isinstance(one, Sending)]
+            outcomes = await self._send_all([sending.message for sending in sendings])
+        except BaseException as exc:
+            for sending in prepared:
+                if isinstance(sending, Sending):
+                    await self._refused(sending, exc)
+            raise
+        settled = zip(sendings, outcomes, strict=True)
+        tasks = iter([await self._settled(sending, sent) for sending, sent in settled])
+        return [next(tasks) if isinstance(one, Sending) else one for one in prepared]
+
+    async def _attempted(self, item: Item) -> Sending | TracebatonError:
+        try:
+            return await self._prepared(item)
+        except TracebatonError as exc:
+            return exc
+
+    async def _settled(self, sending: Sending, sent: Sent) -> Task | TracebatonError:
+        if sent.message_id is not None:
+            return await self._accepted(sending, sent.message_id)
+        error = sent.error or QueueUnavailable()
+        await self._refused(sending, error)
+        return error
+
+    async def _prepared(self, item: Item) -> Sending:
+        """Check, compose and save: a worker may be faster than the line after the send."""
+        kind = self._registry[item.type]
+        model = model_of(kind, item)
+        item = checked(item, kind, model, self._queue)
+        here, span = opened(self._tracer, queue_name=self._queue.name, task_type=kind.name)
+        parent_task_id = context.current().task_id
+        token = otel.attach(here)
+        try:
+            task = new_task(span, kind.name, parent_task_id=parent_task_id, now=self._now())
+            message = await self._composed(task, kind, model.model_dump(mode="json"), item)
+            span.set_attribute(MESSAGING_BODY_SIZE, byte_size(message.body))
+            if task.correlation_id:
+                span.set_attribute(MESSAGING_CONVERSATION_ID, task.correlation_id)
+            if self._store is not None:
+                await self._store.create(task)
+        except BaseException as exc:
+            ended(span, exc)
+            raise
+        finally:
+            otel.detach(token)
+        return Sending(item, here, span, task, message)
+
+    async def _composed(self, task: Task, kind: TaskType, payload: Any, item: Item) -> Outgoing:
         carrier = self._propagator.inject_message()
         event = TaskEvent(
             id=task.id,
             source=self._source,
             type=kind.name,
-            time=rfc3339(now) or "",
+            time=rfc3339(task.created_at) or "",
             data=payload,
-            correlation_id=store.correlation_id,
-            user_id=store.user_id,
+            correlation_id=task.correlation_id,
+            user_id=task.user_id,
             schema_version=kind.version,
-            delay_seconds=delay_seconds,
-            carrier=carrier,
+            delay_seconds=item.delay_seconds,
+            propagate=item.propagate,
+            carrier=identity_only(carrier) if item.propagate == "none" else carrier,
         )
-        body = encode(event)
-        attributes = _fitting(body, carrier, await self._queue.message_limit())
-        span.set_attribute(MESSAGING_BODY_SIZE, len(body))
-        if store.correlation_id:
-            span.set_attribute(MESSAGING_CONVERSATION_ID, store.correlation_id)
-        message_id = await self._deliver(task, body, attributes, delay_seconds)
-        span.set_attribute(MESSAGING_MESSAGE_ID, message_id)
-        _log.info(
-            EVENT_TASK_ENQUEUED,
-            extra={"fields": {"task_type": kind.name, "message_id": message_id}},
-        )
-        return task
+        limit = await self._queue.message_limit()
+        return compose(event, item, queue=self._queue, limit=limit, keys=self._keys)
 
-    async def _deliver(
-        self, task: Task, body: str, attributes: Mapping[str, str], delay_seconds: int
-    ) -> str:
-        """Save, then send: a worker may be faster than this line. A failed send takes it back."""
-        if self._store is not None:
-            await self._store.create(task)
+    async def _send(self, message: Outgoing) -> str:
+        return await self._sqs.send(
+            await self._queue.url(),
+            message.body,
+            attributes=message.attributes,
+            delay_seconds=message.delay_seconds,
+            group_id=message.group_id,
+            deduplication_id=message.deduplication_id,
+        )
+
+    async def _send_all(self, messages: Sequence[Outgoing]) -> list[Sent]:
+        if not messages:
+            return []
+        url = await self._queue.url()
+        return await send_all(self._sqs, url, messages, ordered=self._queue.fifo)
+
+    async def _accepted(self, sending: Sending, message_id: str) -> Task:
+        fields = {"task_type": sending.task.type, "message_id": message_id}
+        token = otel.attach(sending.context)
+        sending.span.set_attribute(MESSAGING_MESSAGE_ID, message_id)
         try:
-            return await self._sqs.send(
-                await self._queue.url(),
-                body,
-                attributes=attributes,
-                delay_seconds=delay_seconds,
+            earlier = self._earlier(sending, message_id)
+            if earlier is None:
+                _log.info(EVENT_TASK_ENQUEUED, extra={"fields": fields})
+                return sending.task
+            _log.warning(
+                EVENT_TASK_DEDUPLICATED, extra={"fields": fields | {"earlier_task_id": earlier.id}}
             )
-        except BaseException:
-            if self._store is not None:
-                await self._store.forget(task.id)
-            raise
+        finally:
+            ended(sending.span)
+            otel.detach(token)
+        if self._store is not None:
+            await self._store.forget(sending.task.id)
+        return earlier
 
+    def _earlier(self, sending: Sending, message_id: str) -> Task | None:
+        """Return the task that SQS took this one for: it answers with that one's message id."""
+        if sending.item.deduplication_id is None:
+            return None
+        earlier = self._remembered.setdefault(message_id, sending.task)
+        if len(self._remembered) > _REMEMBERED:
+            self._remembered.popitem(last=False)
+        return None if earlier is sending.task else earlier
 
-def _payload(kind: TaskType, data: BaseModel | Mapping[str, Any]) -> Any:
-    try:
-        model = data if isinstance(data, kind.model) else kind.model.model_validate(data)
-    except ValidationError as exc:
-        fields = ", ".join(".".join(map(str, error["loc"])) for error in exc.errors())
-        raise InvalidTaskData(
-            f"The data of the task type {kind.name!r} does not fit its model: {fields}."
-        ) from exc
-    return model.model_dump(mode="json")
-
-
-def _check_delay(seconds: int) -> None:
-    if not 0 <= seconds <= MAX_DELAY:
-        raise RequestError(
-            f"A delay of {seconds} s was asked for; SQS delays a message by 0 to {MAX_DELAY} s."
-            " Use a scheduler for longer ones."
-        )
-
-
-def _fitting(body: str, carrier: Mapping[str, str], limit: int) -> Mapping[str, str]:
-    """
-    Return the attributes that fit beside *body*; the envelope carries the same context anyway.
-
-    Raises:
-        MessageTooLarge: The body alone is over *limit*.
-    """
-    size = len(body.encode())
-    if size > limit:
-        raise MessageTooLarge(f"The message has {size} bytes, the queue's limit is {limit}.")
-    beside = sum(len(name) + len("String") + len(value) for name, value in carrier.items())
-    return carrier if size + beside <= limit else {}
+    async def _refused(self, sending: Sending, exc: BaseException) -> None:
+        """Take the task back: nothing may stay queued without a message."""
+        ended(sending.span, exc)
+        if self._store is None:
+            return
+        try:
+            await self._store.forget(sending.task.id)
+        except TracebatonError as failure:  # the caller needs to hear of *exc*
+            fields = {"code": failure.code, "reason": str(failure.__cause__ or failure)}
+            _log.warning("task_store.failed", extra={"fields": fields})
