@@ -441,6 +441,40 @@ class TestOutboundHttp:
 
         assert ("baggage" in carrier) == has_baggage
 
+    @pytest.mark.parametrize(
+        ("hosts", "expected"),
+        [
+            (None, {"traceparent"}),
+            (frozenset({"Inner.example"}), {"traceparent"}),
+            (frozenset({"other.example"}), set()),
+            (frozenset(), set()),
+        ],
+    )
+    def test_the_trace_goes_to_the_allowed_hosts_only(
+        self, hosts: frozenset[str] | None, expected: set[str]
+    ) -> None:
+        """Without a list to every host; with one, others get nothing."""
+        propagator = Propagator(propagate_trace_to=hosts)
+
+        carrier = self.sent(propagator, attributes={"server.address": "inner.example"})
+
+        assert set(carrier) == expected
+
+    def test_baggage_alone_goes_nowhere(self) -> None:
+        """A host that may not know the trace does not get the ids either."""
+        propagator = Propagator(
+            propagate_trace_to=frozenset({"other.example"}),
+            propagate_baggage_to=frozenset({"inner.example"}),
+        )
+
+        assert self.sent(propagator, attributes={"server.address": "inner.example"}) == {}
+
+    def test_a_carrier_of_no_known_host_gets_nothing(self) -> None:
+        """With a list, what is not a call to a listed host is not told."""
+        propagator = Propagator(propagate_trace_to=frozenset({"inner.example"}))
+
+        assert self.sent(propagator, kind=SpanKind.SERVER) == {}
+
     def test_the_callers_host_header_opens_nothing(self) -> None:
         """On a SERVER span server.address is what the caller wrote into Host."""
         propagator = Propagator(propagate_baggage_to=frozenset({"inner.example"}))

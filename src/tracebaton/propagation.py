@@ -9,7 +9,7 @@ write to: they carry the request store, and the head's sampling decision is foll
 and `inject_message()` are for the queue.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -127,6 +127,7 @@ class Propagator(TextMapPropagator):
         *,
         trust_baggage: frozenset[str] = frozenset(),
         propagate_baggage_to: frozenset[str] = frozenset(),
+        propagate_trace_to: frozenset[str] | None = None,
         sentry: SentryMembers | None = None,
     ) -> None:
         """
@@ -135,10 +136,13 @@ class Propagator(TextMapPropagator):
         Args:
             trust_baggage: Keys of inbound HTTP baggage members that pass, queue included.
             propagate_baggage_to: Hosts that outbound HTTP requests send baggage to.
+            propagate_trace_to: The only hosts that outbound HTTP requests tell of a trace, nothing
+                of it and no baggage goes to others; None for every host.
             sentry: The source of Sentry's members; without it no ``sentry-trace`` is written.
         """
         self._trust_baggage = trust_baggage
-        self._hosts = frozenset(host.lower() for host in propagate_baggage_to)
+        self._baggage_to = _lower(propagate_baggage_to)
+        self._trace_to = None if propagate_trace_to is None else _lower(propagate_trace_to)
         self._sentry = sentry
 
     @property
@@ -175,14 +179,23 @@ class Propagator(TextMapPropagator):
         context: Context | None = None,
         setter: Setter[CarrierT] = default_setter,
     ) -> None:
-        """Write the current span of *context* to an HTTP request's headers."""
+        """
+        Write the current span of *context* to an HTTP request's headers.
+
+        What a host may not know is taken out where it is there already: a client that follows a
+        redirect copies the headers of the first request.
+        """
         here = otel.get_current() if context is None else context
         span = trace.get_current_span(here)
-        headers = _trace_headers(span.get_span_context())
+        host = _host_of(span) if self._baggage_to or self._trace_to is not None else None
+        told = self._trace_to is None or host in self._trace_to
+        headers = _trace_headers(span.get_span_context()) if told else {}
         if headers and self._sentry is not None:
             headers[SENTRY_TRACE] = format_sentry_trace(span.get_span_context())
-        if self._hosts and _host_of(span) in self._hosts:
+        if told and host in self._baggage_to:
             headers |= self._baggage(here)
+        if host is not None:
+            _take_out(self.fields - headers.keys(), carrier)
         for key, value in headers.items():
             setter.set(carrier, key, value)
 
@@ -251,6 +264,17 @@ class Propagator(TextMapPropagator):
         )
         text = header(context, sentry)
         return {BAGGAGE: text} if text else {}
+
+
+def _lower(hosts: frozenset[str]) -> frozenset[str]:
+    return frozenset(host.lower() for host in hosts)
+
+
+def _take_out(names: Iterable[str], carrier: object) -> None:
+    if isinstance(carrier, MutableMapping):
+        unwanted = frozenset(names)
+        for key in [key for key in carrier if str(key).lower() in unwanted]:
+            del carrier[key]
 
 
 def trusted_parent(context: Context | None) -> bool:

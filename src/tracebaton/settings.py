@@ -131,6 +131,7 @@ class Settings(BaseModel):
     store: str | None = Field(None, alias="TRACEBATON_STORE")
     trust_baggage: Names = Field(frozenset(), alias="TRACEBATON_TRUST_BAGGAGE")
     trust_sampling: bool = Field(False, alias="TRACEBATON_TRUST_SAMPLING")
+    propagate_trace_to: Names | None = Field(None, alias="TRACEBATON_PROPAGATE_TRACE_TO")
     propagate_baggage_to: Names = Field(frozenset(), alias="TRACEBATON_PROPAGATE_BAGGAGE_TO")
     retention_hours: float = Field(168.0, alias="TRACEBATON_RETENTION_HOURS", gt=0)
 

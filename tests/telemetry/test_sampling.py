@@ -117,6 +117,17 @@ def test_without_a_parent_the_given_state_is_kept() -> None:
     assert result.trace_state is state
 
 
+def test_a_call_is_recorded_where_its_host_decides() -> None:
+    """Unsampled all the same; without the need for it, and for other kinds, nothing is recorded."""
+    sampler = HeadSampler(0, record_calls=True)
+    decisions = [
+        sampler.should_sample(Context(), IDS[0], "x", kind).decision
+        for kind in (SpanKind.CLIENT, SpanKind.SERVER)
+    ]
+
+    assert decisions == [Decision.RECORD_ONLY, Decision.DROP]
+
+
 def test_its_description_names_the_rate() -> None:
     """Shown by the SDK in its own telemetry."""
     assert HeadSampler(0.5).get_description() == "HeadSampler{0.5}"

@@ -169,6 +169,7 @@ def build(settings: Settings, *, role: Role, install: bool = True) -> Telemetry:
     propagator = Propagator(
         trust_baggage=settings.trust_baggage,
         propagate_baggage_to=settings.propagate_baggage_to,
+        propagate_trace_to=settings.propagate_trace_to,
         sentry=None if sentry is None else sentry.members,
     )
     telemetry = (
@@ -203,6 +204,8 @@ def _enabled(
             settings.sample_rate,
             trust_sampling=settings.trust_sampling,
             keep_errors=settings.keep_errors,
+            record_calls=bool(settings.propagate_baggage_to)
+            or settings.propagate_trace_to is not None,
         ),
         resource=resource,
         shutdown_on_exit=False,  # its hook at exit has no deadline

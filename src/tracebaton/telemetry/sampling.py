@@ -38,7 +38,12 @@ class HeadSampler(Sampler):
     """
 
     def __init__(
-        self, rate: float, *, trust_sampling: bool = False, keep_errors: bool = False
+        self,
+        rate: float,
+        *,
+        trust_sampling: bool = False,
+        keep_errors: bool = False,
+        record_calls: bool = False,
     ) -> None:
         """
         Set the rate.
@@ -48,10 +53,13 @@ class HeadSampler(Sampler):
             trust_sampling: Follow the flag of HTTP callers too.
             keep_errors: Record what is not kept, for the case that it fails. The flag on the wire
                 stays 0.
+            record_calls: Record CLIENT spans that are not kept, because the propagator has to know
+                which host they call.
         """
         self._rate = rate
         self._trust_sampling = trust_sampling
         self._keep_errors = keep_errors
+        self._record_calls = record_calls
 
     def should_sample(
         self,
@@ -68,7 +76,8 @@ class HeadSampler(Sampler):
         state = parent.trace_state if parent.is_valid else trace_state
         if self._keeps(parent, parent_context, trace_id, attributes):
             return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
-        if self._keep_errors and not _is_poll(parent, attributes):
+        call = self._record_calls and kind is SpanKind.CLIENT
+        if call or (self._keep_errors and not _is_poll(parent, attributes)):
             return SamplingResult(Decision.RECORD_ONLY, attributes, state)
         return SamplingResult(Decision.DROP, None, state)
 
