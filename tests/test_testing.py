@@ -61,6 +61,19 @@ async def test_a_stage_runs_api_and_worker_as_one_trace() -> None:
     assert stage.events == []
 
 
+async def test_a_callers_flag_hides_nothing_from_a_stage() -> None:
+    """A stage samples as the product does: an outsider's 00 decides nothing."""
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    async with Stage(counting()) as stage:
+        await stage.http.get(
+            "/livez2", headers={"traceparent": f"00-{trace_id}-b7ad6b7169203331-00"}
+        )
+
+    (span,) = stage.spans
+    assert span.context is not None
+    assert f"{span.context.trace_id:032x}" == trace_id
+
+
 async def test_a_failing_task_is_one_event_with_its_attempts() -> None:
     """Retries are quick on a stage; the last one is the event."""
     async with Stage(counting(), env={"TRACEBATON_MAX_ATTEMPTS": "3"}) as stage:

@@ -38,6 +38,7 @@ from tracebaton.settings import Settings
 from tracebaton.tasks import Task
 from tracebaton.telemetry.enrichment import SpanPipeline
 from tracebaton.telemetry.pipeline import Telemetry
+from tracebaton.telemetry.sampling import HeadSampler
 
 __all__ = ["CapturedEvent", "Stage", "assert_one_trace"]
 
@@ -230,7 +231,10 @@ class Stage:
         """Return telemetry that keeps everything, on the process's own provider if it has one."""
         provider = trace.get_tracer_provider()
         if not isinstance(provider, TracerProvider):
-            provider = TracerProvider(resource=Resource.create({"service.name": _SERVICE}))
+            provider = TracerProvider(
+                sampler=HeadSampler(1.0),  # the product's: a caller's flag decides nothing
+                resource=Resource.create({"service.name": _SERVICE}),
+            )
             provider.add_span_processor(SpanPipeline([]))
             trace.set_tracer_provider(provider)
         provider.add_span_processor(self._captured)
