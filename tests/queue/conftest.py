@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from tracebaton.local import LocalSqs
 from tracebaton.problems import Outcome
 from tracebaton.propagation import Propagator
+from tracebaton.queue.message import Attribute, Received
 from tracebaton.queue.producer import Producer
 from tracebaton.queue.retry import RetryPolicy
 from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
@@ -66,19 +67,70 @@ class Bench:
         target = "arn:aws:sqs:us-east-1:000000000000:tasks-dlq"
         policy = {"deadLetterTargetArn": target, "maxReceiveCount": str(self.attempts)}
         self.local.create_queue("tasks", {"RedrivePolicy": json.dumps(policy)})
+        self.local.create_queue("tasks-quarantine")
 
     @property
     def queue(self) -> Queue:
         """The queue, by URL."""
-        return Queue(self.sqs, url=self.local.queue_url(self.name))
+        return self.named(self.name)
 
-    def handle(
-        self, handler: Callable[[Note], Any], *, name: str = "note", deadline: float | None = None
-    ) -> None:
+    @property
+    def quarantine(self) -> Queue:
+        """The quarantine queue, by URL."""
+        return self.named("tasks-quarantine")
+
+    def named(self, name: str) -> Queue:
+        """The queue called *name*, by URL."""
+        return Queue(self.sqs, url=self.local.queue_url(name))
+
+    def handle(self, handler: Callable[[Note], Any], *, name: str = "note", **options: Any) -> None:
         """Register *handler* for the type *name*."""
-        self.registry.add(TaskType(name=name, model=Note, handler=handler, deadline=deadline))
+        self.registry.add(TaskType(name=name, model=Note, handler=handler, **options))
 
-    def producer(self) -> Producer:
+    async def send(
+        self, body: object, attributes: Mapping[str, str | Attribute] | None = None
+    ) -> str:
+        """Send a message that no producer of ours wrote, as text or as JSON."""
+        text = body if isinstance(body, str) else json.dumps(body)
+        return await self.sqs.send(await self.queue.url(), text, attributes=attributes or {})
+
+    async def take(self, name: str, *, seconds: int = 5) -> list[Received]:
+        """Receive up to ten messages of the queue *name*, waiting for the first, and keep them."""
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Future[Any] = loop.create_future()
+
+        def deliver(messages: Any) -> bool:
+            loop.call_soon_threadsafe(arrived.set_result, messages)
+            return True
+
+        url = self.local.queue_url(name)
+        self.sqs.poll(url, most=10, wait_seconds=seconds, visibility_seconds=30, deliver=deliver)
+        messages: list[Received] = await arrived
+        return messages
+
+    def count(self, name: str = "tasks") -> int:
+        """How many messages the queue *name* holds."""
+        counts = self.local.stats()[name]
+        return counts["visible"] + counts["in_flight"] + counts["delayed"]
+
+    async def holds(self, count: int, name: str = "tasks") -> None:
+        """Wait until the queue *name* holds *count* messages."""
+
+        async def ask() -> int:
+            return self.count(name)
+
+        await until(ask, lambda answer: bool(answer == count))
+
+    async def spanned(self, name: str) -> ReadableSpan:
+        """Wait until a span called *name* has ended and return it."""
+
+        async def ask() -> ReadableSpan | None:
+            return self.spans().get(name)
+
+        span: ReadableSpan = await until(ask, lambda span: span is not None)
+        return span
+
+    def producer(self, **options: Any) -> Producer:
         """A producer as the API has it."""
         return Producer(
             self.sqs,
@@ -88,6 +140,7 @@ class Bench:
             tracer=self.provider.get_tracer("tracebaton"),
             propagator=self.propagator,
             source="/api",
+            **options,
         )
 
     def worker(self, **options: Any) -> Worker:
