@@ -3,83 +3,133 @@ The one log schema: one JSON line an event on stdout, for ours and for any libra
 
 A structured event is ``logger.info("task.started", extra={"fields": {...}})``: the message is the
 event's name, the fields follow the fixed ones. The ids come from the request store and the current
-span, so no caller passes them.
+span, so no caller passes them. Everything passes `tracebaton.redaction`.
 """
 
 import json
 import logging
+import os
 import sys
-import traceback
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from functools import lru_cache
+from typing import Any, Final, TextIO
 
 from opentelemetry import trace
+from pydantic_core import PydanticSerializationError, to_json
 
 from tracebaton.context import current
-from tracebaton.semconv import LOG_FIELDS
+from tracebaton.redaction import redact_exception, redact_mapping, redact_text
 
 __all__ = ["JsonFormatter", "PrettyFormatter", "configure_logging", "log_fields"]
 
-_HANDLER = "tracebaton"
-_LEVELS = {
+_HANDLER: Final = "tracebaton"
+_LEVELS: Final = {
     logging.DEBUG: "debug",
     logging.INFO: "info",
     logging.WARNING: "warning",
     logging.ERROR: "error",
     logging.CRITICAL: "critical",
 }
-#: Attributes every LogRecord has; whatever else is there came in by ``extra``.
-_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "fields", "taskName"}
+_BLANK: Final = vars(logging.makeLogRecord({}))
+#: Attributes every record has, and what other formatters and uvicorn put there for themselves;
+#: whatever else is there came in by ``extra``.
+_RECORD: Final = frozenset(_BLANK) | {"message", "asctime", "taskName", "color_message"}
 
 
 def log_fields(record: logging.LogRecord, *, service: str) -> dict[str, Any]:
     """
     Return the event of *record* as an ordered mapping: the fixed fields, then the event's own.
 
-    The same mapping is rendered to stdout and exported over OTLP.
+    The same mapping is rendered to stdout and exported over OTLP: JSON data without secrets.
     """
     store, span = current(), trace.get_current_span().get_span_context()
     fields: dict[str, Any] = {
         "timestamp": _timestamp(record.created),
-        "level": _LEVELS.get(record.levelno, record.levelname.lower()),
-        "event": _message(record),
+        "level": _LEVELS.get(record.levelno) or record.levelname.lower(),
+        "event": _event(record),
         "logger": record.name,
         "service": service,
-        "trace_id": trace.format_trace_id(span.trace_id) if span.is_valid else None,
-        "span_id": trace.format_span_id(span.span_id) if span.is_valid else None,
+        "trace_id": f"{span.trace_id:032x}" if span.is_valid else None,
+        "span_id": f"{span.span_id:016x}" if span.is_valid else None,
         "correlation_id": store.correlation_id,
         "user_id": store.user_id,
         "task_id": store.task_id,
         "attempt": store.attempt,
     }
-    own = getattr(record, "fields", None)
-    extra = own if isinstance(own, dict) else _extra(record)
-    # A field never overwrites a fixed one, and no key stands twice; ids that the event knows better
-    # than the store (a task that was just enqueued) fill an unset one.
-    for key, value in extra.items():
-        if fields.get(key) is None:
-            fields[key] = value
-        elif key in LOG_FIELDS and fields[key] != value:
-            fields[f"event_{key}"] = value
-    if record.exc_info and record.exc_info[1] is not None:
-        fields["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
+    own = _own(record)
+    if own:
+        _add(fields, redact_mapping(own))
+    if record.exc_info or record.exc_text or record.stack_info:
+        _add(fields, _stacks(record))
     return fields
 
 
+def _add(fields: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """
+    Add *more* so that no fixed field is overwritten and no key stands twice.
+
+    Ids that the event knows better than the store, such as those of a task that was just enqueued,
+    fill an unset one.
+    """
+    for key, value in more.items():
+        if fields.get(key) is None:
+            fields[key] = value
+        elif fields[key] != value:
+            fields[f"event_{key}"] = value
+
+
 def _timestamp(created: float) -> str:
-    moment = datetime.fromtimestamp(created, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}Z"
+    seconds = int(created)
+    micros = min(999_999, round((created - seconds) * 1_000_000))
+    return f"{_second(seconds)}.{micros:06d}Z"
 
 
-def _message(record: logging.LogRecord) -> str:
-    try:
-        return record.getMessage()
-    except Exception:  # a library's wrong format arguments must not cost the line
-        return str(record.msg)
+@lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    return {key: value for key, value in vars(record).items() if key not in _RECORD}
+def _event(record: logging.LogRecord) -> str:
+    message = record.msg
+    if record.args or not isinstance(message, str):
+        try:
+            message = record.getMessage()
+        except Exception:  # a library's wrong format arguments must not cost the line
+            message = message if isinstance(message, str) else f"<{type(message).__name__}>"
+    return redact_text(message.rstrip("\n"))
+
+
+def _own(record: logging.LogRecord) -> dict[str, Any] | None:
+    """Return the event's own fields: those of ours, and a library's ``extra``."""
+    attributes = vars(record)
+    ours = attributes.get("fields")
+    if isinstance(ours, dict):
+        if len(attributes) == len(_BLANK) + 1:
+            return ours
+        return _extra(attributes) | ours
+    return _extra(attributes) if len(attributes) > len(_BLANK) else None
+
+
+def _extra(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in attributes.items()
+        if key not in _RECORD and not (key == "fields" and isinstance(value, dict))
+    }
+
+
+def _stacks(record: logging.LogRecord) -> dict[str, str]:
+    stacks = {}
+    exc = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if exc is not None:
+        stacks["exception"] = redact_exception(exc)
+    elif record.exc_text:  # a queue handler has rendered it
+        stacks["exception"] = redact_text(record.exc_text)
+    if record.stack_info:
+        stacks["stack"] = redact_text(record.stack_info)
+    return stacks
 
 
 class JsonFormatter(logging.Formatter):
@@ -90,14 +140,27 @@ class JsonFormatter(logging.Formatter):
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the JSON line of *record*; values JSON does not know become strings."""
+        """Return the JSON line of *record*."""
         fields = log_fields(record, service=self._service)
-        return json.dumps(fields, default=str)
+        try:
+            # A quarter of the standard library's time, and the line is most of a log call's.
+            return to_json(fields, ensure_ascii=True).decode("ascii")
+        except PydanticSerializationError:  # it does not know lone surrogates
+            return json.dumps(fields, separators=(",", ":"))
 
 
 #: Colour of each level on a terminal.
-_COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
-_DIM, _RESET = "\x1b[2m", "\x1b[0m"
+_COLOURS: Final = {
+    "debug": "2",
+    "info": "32",
+    "warning": "33",
+    "error": "31",
+    "critical": "1;31",
+}
+_DIM, _BOLD, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+#: Fields that stand at the head of a pretty line, or that nobody reads there.
+_SHOWN: Final = frozenset({"timestamp", "level", "event", "service", "logger", "span_id"})
+_BELOW: Final = ("exception", "stack")
 
 
 class PrettyFormatter(logging.Formatter):
@@ -106,35 +169,81 @@ class PrettyFormatter(logging.Formatter):
     def __init__(self, *, service: str, colour: bool = True) -> None:
         super().__init__()
         self._service = service
-        self._colour = colour
+        self._dim, self._bold, self._reset = (_DIM, _BOLD, _RESET) if colour else ("", "", "")
+        self._colours = _COLOURS if colour else {}
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one readable line, and the stack below it where there is one."""
         fields = log_fields(record, service=self._service)
-        stack = fields.pop("exception", None)
-        clock, level = fields["timestamp"][11:23], fields["level"]
-        head = f"{level:<8}{fields['service']} {fields['event']}"
-        if self._colour:
-            clock = f"{_DIM}{clock}{_RESET}"
-            head = f"\x1b[{_COLOURS.get(level, '0')}m{level:<8}{_RESET}{fields['service']} "
-            head += f"\x1b[1m{_printable(fields['event'])}{_RESET}"
+        below = "".join(
+            f"\n{_lines(stack)}" for name in _BELOW if (stack := fields.pop(name, None))
+        )
+        level = fields["level"]
+        colour = f"\x1b[{self._colours[level]}m" if level in self._colours else ""
         rest = " ".join(
-            f"{key}={_printable(value)}"
+            f"{_printable(key)}={_printable(value)}"
             for key, value in fields.items()
             if value is not None and key not in _SHOWN
         )
-        tail = f"\n{stack}" if stack else ""
-        if self._colour:
-            rest = f"{_DIM}{rest}{_RESET}"
-        return f"{clock} {head} {rest}{tail}"
-
-
-_SHOWN = frozenset({"timestamp", "level", "event", "service", "logger", "span_id"})
+        return (
+            f"{self._dim}{fields['timestamp'][11:23]}{self._reset} "
+            f"{colour}{_printable(level):<8}{self._reset if colour else ''}"
+            f"{_printable(fields['service'])} "
+            f"{self._bold}{_printable(fields['event'])}{self._reset} "
+            f"{self._dim}{rest}{self._reset}{below}"
+        )
 
 
 def _printable(value: object) -> str:
     """Return *value* without control characters: text from outside must not drive a terminal."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(value))
+    text = value if isinstance(value, str) else str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _lines(text: object) -> str:
+    return "\n".join(map(_printable, str(text).expandtabs(4).split("\n")))
+
+
+class _Lines(logging.StreamHandler[TextIO]):
+    """Write lines to a stream; one that is closed or broken costs the lines and nothing else."""
+
+    _failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + "\n"
+            try:
+                self.stream.write(line)
+            except UnicodeEncodeError:  # a terminal or a file that knows ASCII only
+                encoding = self.stream.encoding or "ascii"
+                self.stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
+            self.stream.flush()
+        except Exception as exc:  # logging is an edge: it never raises into its caller
+            self._give_up(exc)
+
+    def _give_up(self, exc: Exception) -> None:
+        if isinstance(exc, BrokenPipeError) and self.stream is sys.stdout:
+            _to_nowhere(self.stream)
+        if self._failed:
+            return
+        self._failed = True
+        with suppress(Exception):
+            sys.stderr.write(f"tracebaton: log lines are lost: {type(exc).__name__}: {exc}\n")
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    """
+    Let *stream* swallow what it still holds.
+
+    Its reader is gone. The interpreter flushes stdout at exit and would turn exit code 0 into 120
+    (https://docs.python.org/3/library/signal.html#note-on-sigpipe).
+    """
+    with suppress(Exception):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def configure_logging(
@@ -157,7 +266,7 @@ def configure_logging(
     """
     out = sys.stdout if stream is None else stream
     people = out.isatty() if pretty is None else pretty
-    handler: logging.Handler = logging.StreamHandler(out)
+    handler = _Lines(out)
     handler.setFormatter(
         PrettyFormatter(service=service, colour=out.isatty())
         if people

@@ -3,9 +3,10 @@ The one place that masks secrets, for logs, spans, breadcrumbs, events and probl
 
 Pure functions. A secret is known by its name (`names`: a key, a URL query name) or by its shape
 (`shapes`: a token, a key, a PEM block, a card number), in free text by both (`text`). What is kept
-of a value has a size and a depth (`values`).
+of a value has a size and a depth (`values`, `exceptions`).
 """
 
+from tracebaton.redaction.exceptions import redact_exception
 from tracebaton.redaction.names import MASK, is_sensitive
 from tracebaton.redaction.text import redact_text, redact_url
 from tracebaton.redaction.values import Limits, redact_mapping, redact_value
@@ -14,6 +15,7 @@ __all__ = [
     "MASK",
     "Limits",
     "is_sensitive",
+    "redact_exception",
     "redact_mapping",
     "redact_text",
     "redact_url",

@@ -57,15 +57,14 @@ def redact_text(text: str, *, limit: int = TEXT_LIMIT) -> str:
         return text
     if len(text) > limit:
         return _cut(text, limit)
-    low = text.lower()
-    if "-----begin " in low:
+    if "-----B" in text:
         text = without_pem(text)
     if "=" in text or ":" in text or "%3" in text:
         if "@" in text and "://" in text:
             text = without_url_password(text)
-        if _may_name_a_secret(low):
+        if _may_name_a_secret(text.lower()):
             text = _without_named(text)
-    return without_shapes(text, low)
+    return without_shapes(text)
 
 
 def _cut(text: str, limit: int) -> str:

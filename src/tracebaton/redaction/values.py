@@ -37,7 +37,7 @@ _MOMENTS: Final = (date, datetime, time, timedelta)
 #: Characters of a key that are kept.
 _KEY: Final = 256
 #: Beyond this, Python refuses to write an integer in decimal digits.
-_BIG: Final = 10**1000
+_BIG: Final = 10**300
 
 
 def redact_value(name: str, value: Any, *, limits: Limits = _DEFAULT) -> Any:
@@ -107,10 +107,14 @@ class _Walk:
         for key, value in islice(mapping.items(), max(1, min(self.limits.items, self.left))):
             name = key if isinstance(key, str) else str(key)
             own = secret or sensitivity(name)
+            if len(name) > _KEY:
+                name = name[:_KEY]
             if own == PLAIN and type(value) is str:  # most of what there is, so not one call more
-                kept[name[:_KEY]] = redact_text(value, limit=self.limits.text)
+                kept[name] = redact_text(value, limit=self.limits.text)
+            elif own == PLAIN and type(value) is int and -_BIG < value < _BIG:
+                kept[name] = value
             else:
-                kept[name[:_KEY]] = self.value(value, own, depth + 1)
+                kept[name] = self.value(value, own, depth + 1)
         if len(mapping) > len(kept):
             kept["…"] = f"{len(mapping) - len(kept)} more"
         return kept
