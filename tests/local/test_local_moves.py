@@ -5,16 +5,10 @@ import json
 import pytest
 
 from tracebaton.local.broker import Broker
-from tracebaton.local.clock import ManualClock
 from tracebaton.local.message import Content
 from tracebaton.local.refusal import Refusal
 
 CONTENT = Content.parse({"MessageBody": "body"})
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
 
 
 @pytest.fixture

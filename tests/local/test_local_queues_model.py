@@ -137,7 +137,7 @@ class QueueMachine(RuleBasedStateMachine):
         return data.draw(st.sampled_from(self.handles or [("none", "none")]))
 
     def moved(self, message):
-        return message in self.dlq._messages
+        return message in self.dlq.stock
 
     def refusal(self, call, *arguments):
         try:

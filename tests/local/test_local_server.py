@@ -90,6 +90,7 @@ async def test_stats_account_for_every_message(client):
     assert shown == {
         "q": {
             "sent": 3,
+            "deduplicated": 0,
             "received": 2,
             "redelivered": 0,
             "deleted": 1,

@@ -128,17 +128,6 @@ def test_permissions_are_not_supported(client, action):
     assert client.call(action, {})[2] == "AWS.SimpleQueueService.UnsupportedOperation;Sender"
 
 
-@pytest.mark.parametrize(
-    "request_", [{"QueueName": "q.fifo"}, {"Attributes": {"FifoQueue": "true"}}]
-)
-def test_fifo_queues_are_not_supported_yet(client, request_):
-    """They are refused with a sentence, not made as something else."""
-    _, answer, error = client.call("CreateQueue", {"QueueName": "q", **request_})
-
-    assert error == "AWS.SimpleQueueService.UnsupportedOperation;Sender"
-    assert answer["message"] == "FIFO queues are not supported by the local SQS yet."
-
-
 def test_a_bug_is_one_500(caplog):
     """An error nobody thought of is answered and logged, and the server lives on."""
 

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from typing import Final
 
 from tracebaton.local.clock import Clock, SystemClock
+from tracebaton.local.fifo import FifoQueue
 from tracebaton.local.moves import Moves, MoveTask
-from tracebaton.local.queue_attributes import QueueAttributes, allows_source
+from tracebaton.local.queue_attributes import Fifo, QueueAttributes, allows_source
 from tracebaton.local.queues import IN_FLIGHT_LIMIT, Queue
 from tracebaton.local.refusal import Refusal, invalid, no_queue
 from tracebaton.local.timetable import Alarms
@@ -20,6 +21,8 @@ _REGION: Final = "us-east-1"
 #: Seconds before the name of a deleted queue can be used again.
 _NAME_BLOCKED: Final = 60
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
+#: The suffix counts.
+_FIFO_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,75}\.fifo")
 
 
 class Broker:
@@ -43,7 +46,8 @@ class Broker:
         self, name: str, given: Mapping[str, str], tags: Mapping[str, str] | None = None
     ) -> Queue:
         """Return the queue called *name*, made if it is not there with other attributes."""
-        _check_name(name, given)
+        fifo = given.get("FifoQueue", "").lower() == "true"
+        _check_name(name, fifo=fifo)
         existing = self._queues.get(name)
         if existing is not None:
             _check_same(existing, given)
@@ -52,9 +56,9 @@ class Broker:
             text = "You must wait 60 seconds after deleting a queue before you can create another "
             raise Refusal("QueueDeletedRecently", f"{text}with the same name.")
         arn = f"arn:aws:sqs:{_REGION}:{ACCOUNT}:{name}"
-        attributes = QueueAttributes().changed(given)
+        attributes = QueueAttributes(fifo=Fifo() if fifo else None).changed(given)
         self._check_redrive(arn, attributes)
-        queue = Queue(
+        queue = (FifoQueue if fifo else Queue)(
             name=name,
             arn=arn,
             attributes=attributes,
@@ -115,6 +119,10 @@ class Broker:
         if not self.sources(source_arn):
             text = "Source queue must be configured as a Dead Letter Queue."
             raise Refusal("InvalidParameterValueException", text)
+        destination = self.find(destination_arn) if destination_arn is not None else None
+        if destination is not None and not _same_type(destination.attributes, source.attributes):
+            text = "Destination queue must be same type of queue as the source."
+            raise Refusal("InvalidParameterValueException", text)
         return self.moves.start(source, destination_arn=destination_arn, rate=rate)
 
     def due(self) -> float | None:
@@ -144,18 +152,26 @@ class Broker:
         target = self.find(policy.target_arn)
         if target is None:
             raise invalid(policy, "RedrivePolicy", "Dead letter target does not exist.")
+        if not _same_type(target.attributes, attributes):
+            reason = "Dead-letter queue must be same type of queue as the source."
+            raise invalid(policy, "RedrivePolicy", reason)
         if not allows_source(target.attributes, arn):
             reason = "Queue is not allowed by the RedriveAllowPolicy of the dead letter target."
             raise invalid(policy, "RedrivePolicy", reason)
 
 
-def _check_name(name: str, given: Mapping[str, str]) -> None:
-    if name.endswith(".fifo") or given.get("FifoQueue") == "true":
-        text = "FIFO queues are not supported by the local SQS yet."
-        raise Refusal("UnsupportedOperation", text)
-    if not _NAME.fullmatch(name):
+def _check_name(name: str, *, fifo: bool) -> None:
+    if fifo and not _FIFO_NAME.fullmatch(name):
+        text = "The name of a FIFO queue can only include alphanumeric characters, hyphens, or "
+        text += "underscores, must end with .fifo suffix and be 1 to 80 in length."
+        raise Refusal("InvalidParameterValueException", text)
+    if not fifo and not _NAME.fullmatch(name):
         text = "Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in "
         raise invalid(name, "QueueName", f"{text}length")
+
+
+def _same_type(one: QueueAttributes, other: QueueAttributes) -> bool:
+    return (one.fifo is None) == (other.fifo is None)
 
 
 def _check_same(existing: Queue, given: Mapping[str, str]) -> None:

@@ -25,6 +25,7 @@ _TEXTS: Final = frozenset(
         "QueueNamePrefix",
         "QueueUrl",
         "ReceiptHandle",
+        "ReceiveRequestAttemptId",
         "SourceArn",
         "StringValue",
         "TaskHandle",

@@ -3,15 +3,42 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from tracebaton.local.message import Message
 from tracebaton.local.refusal import Refusal
 from tracebaton.local.timetable import Timetable
 
-__all__ = ["Line", "Poll", "Polls"]
+__all__ = ["Arrivals", "Line", "Poll", "Polls"]
 
 
-class Line:
+class Line(Protocol):
+    """The visible messages of a queue."""
+
+    def __len__(self) -> int: ...
+
+    def ready(self) -> bool:
+        """Return whether ``pop()`` has a message to give."""
+        ...
+
+    def push(self, message: Message) -> None:
+        """Put *message* into its place: it is new, or visible again."""
+        ...
+
+    def pop(self) -> Message | None:
+        """Take out and return the next message, None if there is none to give."""
+        ...
+
+    def hold(self, message: Message) -> None:
+        """Take note that *message*, which was popped, is in flight."""
+        ...
+
+    def discard(self, message: Message) -> None:
+        """Forget *message*, visible or in flight."""
+        ...
+
+
+class Arrivals:
     """The visible messages of a standard queue, first come, first out."""
 
     __slots__ = ("_messages",)
@@ -23,13 +50,20 @@ class Line:
     def __len__(self) -> int:
         return len(self._messages)
 
+    def ready(self) -> bool:
+        """Return whether there is any message."""
+        return bool(self._messages)
+
     def push(self, message: Message) -> None:
         """Put *message* at the end."""
         self._messages[message.id] = message
 
-    def pop(self) -> Message:
+    def pop(self) -> Message | None:
         """Take out and return the first message."""
-        return self._messages.popitem(last=False)[1]
+        return self._messages.popitem(last=False)[1] if self._messages else None
+
+    def hold(self, message: Message) -> None:
+        """Do nothing: messages in flight hold nobody back."""
 
     def discard(self, message: Message) -> None:
         """Take *message* out if it is in."""
@@ -46,6 +80,7 @@ class Poll:
         finish: Called once with what was received, which may be nothing. It must not call back
             into the queue.
         refuse: Called instead of *finish* when the queue is deleted.
+        attempt: The ``ReceiveRequestAttemptId``, for FIFO queues.
     """
 
     most: int
@@ -53,6 +88,7 @@ class Poll:
     alive: Callable[[], bool]
     finish: Callable[[list[Message]], None]
     refuse: Callable[[Refusal], None]
+    attempt: str | None = None
 
 
 class Polls:

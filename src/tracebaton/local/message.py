@@ -5,13 +5,15 @@ import binascii
 import hashlib
 import re
 import struct
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tracebaton.local.clock import Clock
 from tracebaton.local.refusal import Refusal, invalid, missing
 
-__all__ = ["Attribute", "Content", "Message", "Selection", "digest"]
+__all__ = ["Attribute", "Content", "Message", "Selection", "Sent", "check_token", "digest"]
 
 #: Message attributes that SQS takes on one message.
 _MOST_ATTRIBUTES: Final = 10
@@ -22,7 +24,7 @@ _ATTRIBUTE_NAME: Final = re.compile(
 )
 _DATA_TYPE: Final = re.compile(r"(?:String|Number|Binary)(?:\.[ -~]+)?")
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.A)
-_GROUP_ID: Final = re.compile(r"[!-~]{1,128}")
+_TOKEN: Final = re.compile(r"[!-~]{1,128}")
 _TRACE_HEADER: Final = "AWSTraceHeader"
 
 
@@ -75,6 +77,7 @@ class Content:
     attributes_digest: str | None = None
     trace_header: Attribute | None = None
     group_id: str | None = None
+    deduplication_id: str | None = None
     size: int
 
     @classmethod
@@ -84,10 +87,6 @@ class Content:
         if not body:
             raise missing("MessageBody")
         _check_characters(body)
-        group_id = entry.get("MessageGroupId")
-        if group_id is not None and not _GROUP_ID.fullmatch(group_id):
-            reason = "MessageGroupId can only include alphanumeric and punctuation characters. "
-            raise invalid(group_id, "MessageGroupId", reason + "1 to 128 in length.")
         attributes = _attributes(entry.get("MessageAttributes") or {})
         encoded = body.encode()
         return cls(
@@ -96,7 +95,8 @@ class Content:
             attributes=attributes,
             attributes_digest=digest(attributes) if attributes else None,
             trace_header=_trace_header(entry.get("MessageSystemAttributes") or {}),
-            group_id=group_id,
+            group_id=check_token("MessageGroupId", entry),
+            deduplication_id=check_token("MessageDeduplicationId", entry),
             size=len(encoded) + sum(attribute.size for attribute in attributes),
         )
 
@@ -113,6 +113,8 @@ class Message:
         receives_here: Receives since it came to this queue, what ``maxReceiveCount`` limits.
         received: Monotonic time of the last receive, from which the 12 hours count.
         source_arn: The queue it was moved from by a redrive policy.
+        sequence: Its place in a FIFO queue, 0 in a standard one.
+        deduplication_id: What a FIFO queue knows it by: given, or the digest of the body.
     """
 
     id: str
@@ -125,6 +127,31 @@ class Message:
     received: float = 0.0
     handle: str = field(default="", repr=False)
     source_arn: str | None = None
+    sequence: int = 0
+    deduplication_id: str | None = None
+
+    @classmethod
+    def new(cls, content: Content, clock: Clock) -> "Message":
+        """Return a message with *content* that is sent now, under a fresh id."""
+        return cls(
+            id=str(uuid.uuid4()),
+            content=content,
+            sent=clock.monotonic(),
+            sent_at=int(clock.wall() * 1000),
+        )
+
+    @property
+    def sequence_number(self) -> str | None:
+        """Return the 20 digits of ``SequenceNumber``, None in a standard queue."""
+        return f"{self.sequence:020d}" if self.sequence else None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the producer is told; a duplicate is told what the first one was."""
+
+    id: str
+    sequence_number: str | None = None
 
 
 class Selection:
@@ -149,6 +176,15 @@ class Selection:
             if attribute.name in self._names or attribute.name.startswith(self._prefixes)
         )
         return chosen, digest(chosen) if chosen else None
+
+
+def check_token(name: str, request: Mapping[str, Any]) -> str | None:
+    """Return the id called *name*, None if it is absent; its characters are checked."""
+    token = request.get(name)
+    if token is not None and not _TOKEN.fullmatch(token):
+        reason = f"{name} can only include alphanumeric and punctuation characters. "
+        raise invalid(token, name, f"{reason}1 to 128 in length.")
+    return token
 
 
 def _check_characters(text: str) -> None:

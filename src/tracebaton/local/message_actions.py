@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tracebaton.local.call import Call, refused, succeeded, whole
 from tracebaton.local.line import Poll
-from tracebaton.local.message import Content, Message, Selection, digest
+from tracebaton.local.message import Content, Message, Selection, check_token, digest
 from tracebaton.local.queues import Queue
 from tracebaton.local.refusal import Refusal, invalid, missing
 
@@ -57,7 +57,7 @@ def send_message_batch(call: Call) -> Answer:
     """Add up to ten messages, each for itself, unless they are too large together."""
     queue = call.queue()
     entries = _entries(call, "SendMessageBatchRequestEntry")
-    contents = {entry["Id"]: _parsed(entry) for entry in entries}
+    contents = {entry["Id"]: _parsed(queue, entry) for entry in entries}
     size = sum(content.size for content in contents.values() if isinstance(content, Content))
     if size > _LARGEST_BATCH:
         text = f"Batch requests cannot be longer than {_LARGEST_BATCH} bytes. "
@@ -86,9 +86,10 @@ def receive_message(call: Call) -> Answer | Parked:
         default=queue.attributes.visibility_timeout,
     )
     wait = whole(request, "WaitTimeSeconds", most=20, default=queue.attributes.receive_wait_seconds)
+    attempt = check_token("ReceiveRequestAttemptId", request)
     show = _shown(request)
     if not wait:
-        return show(queue.receive(most, visibility))
+        return show(queue.receive(most, visibility, attempt))
     exchange = call.exchange
     poll = Poll(
         most=most,
@@ -96,6 +97,7 @@ def receive_message(call: Call) -> Answer | Parked:
         alive=exchange.alive,
         finish=lambda messages: exchange.reply(succeeded(show(messages))),
         refuse=lambda refusal: exchange.reply(refused(refusal)),
+        attempt=attempt,
     )
     queue.park(poll, wait)
     return Parked(queue, poll)
@@ -125,11 +127,15 @@ def change_message_visibility_batch(call: Call) -> Answer:
     return _each(entries, lambda entry: _change_visibility(queue, entry))
 
 
-def _parsed(entry: Answer) -> Content | Refusal:
+def _parsed(queue: Queue, entry: Answer) -> Content | Refusal:
     try:
-        return Content.parse(entry)
+        content = Content.parse(entry)
     except Refusal as refusal:
         return refusal
+    lack = queue.lacks(content)
+    if lack is not None:  # AWS refuses the whole batch, by one code for both ids
+        raise Refusal("InvalidParameterValueException", str(lack))
+    return content
 
 
 def _too_long(queue: Queue) -> str:
@@ -138,20 +144,16 @@ def _too_long(queue: Queue) -> str:
 
 
 def _sent(queue: Queue, entry: Answer, content: Content, too_long: str) -> Answer:
-    deduplication = entry.get("MessageDeduplicationId")
-    if deduplication is not None:
-        reason = "The request include parameter that is not valid for this queue type."
-        raise invalid(deduplication, "MessageDeduplicationId", reason)
     if content.size > queue.attributes.maximum_message_size:
         text = f"One or more parameters {too_long}"
         raise Refusal("InvalidParameterValueException", text)
     delay = entry.get("DelaySeconds")
     if delay is not None and not 0 <= delay <= 900:
         raise invalid(delay, "DelaySeconds", "DelaySeconds must be >= 0 and <= 900.")
-    answer = {
-        "MessageId": queue.send(content, delay).id,
-        "MD5OfMessageBody": content.body_digest,
-    }
+    sent = queue.send(content, delay)
+    answer = {"MessageId": sent.id, "MD5OfMessageBody": content.body_digest}
+    if sent.sequence_number is not None:
+        answer["SequenceNumber"] = sent.sequence_number
     if content.attributes_digest is not None:
         answer["MD5OfMessageAttributes"] = content.attributes_digest
     if content.trace_header is not None:
@@ -204,7 +206,8 @@ def _each(entries: list[Answer], act: Callable[[Answer], Answer]) -> Answer:
     for entry in entries:
         try:
             successful.append({"Id": entry["Id"], **act(entry)})
-        except Refusal as refusal:
+        except Refusal as whole_refusal:
+            refusal = whole_refusal.of_entry()
             failed.append(
                 {
                     "Id": entry["Id"],
@@ -257,7 +260,9 @@ def _system_attributes(message: Message, names: set[str]) -> dict[str, str]:
         "ApproximateReceiveCount": str(message.receive_count),
         "ApproximateFirstReceiveTimestamp": str(message.first_received_at),
         "AWSTraceHeader": header.value.decode() if header is not None else None,
+        "MessageDeduplicationId": message.deduplication_id,
         "MessageGroupId": message.content.group_id,
+        "SequenceNumber": message.sequence_number,
         "DeadLetterQueueSourceArn": message.source_arn,
     }
     return {

@@ -89,21 +89,13 @@ class MoveTask:
         arn = self.destination_arn or message.source_arn
         destination = self.find(arn) if arn is not None else None
         if destination is None:
-            self.source.put_in(message)
+            self.source.put_back(message)
             reason = "AWS.SimpleQueueService.NonExistentQueue"
             return self._fail(reason if arn is not None else "CouldNotDetermineMessageSource")
-        destination.put_in(self._renewed(message))
+        # Developer guide: redriven messages are new ones, with a new id and enqueue time.
+        destination.put_in(Message.new(message.content, self.clock))
         self.moved += 1
         return True
-
-    def _renewed(self, message: Message) -> Message:
-        # Developer guide: redriven messages are new ones, with a new id and enqueue time.
-        return Message(
-            id=str(uuid.uuid4()),
-            content=message.content,
-            sent=self.clock.monotonic(),
-            sent_at=int(self.clock.wall() * 1000),
-        )
 
     def _fail(self, reason: str) -> bool:
         self.status = "FAILED"

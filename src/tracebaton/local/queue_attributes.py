@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tracebaton.local.refusal import Refusal, invalid
 
-__all__ = ["QueueAttributes", "RedrivePolicy", "allows_source"]
+__all__ = ["Fifo", "QueueAttributes", "RedrivePolicy", "allows_source"]
 
 #: Attribute -> its lowest and highest value.
 _RANGES: Final[Mapping[str, tuple[int, int]]] = {
@@ -23,6 +23,12 @@ _RANGES: Final[Mapping[str, tuple[int, int]]] = {
 _KEPT: Final = frozenset({"Policy", "KmsMasterKeyId", "SqsManagedSseEnabled"})
 _ARN: Final = re.compile(r"arn:aws:sqs:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,80}(?:\.fifo)?")
 _MOST_RECEIVES: Final = 1000
+#: Attribute of FIFO queues -> its values, the default first.
+_CHOICES: Final[Mapping[str, tuple[str, str]]] = {
+    "ContentBasedDeduplication": ("false", "true"),
+    "DeduplicationScope": ("queue", "messageGroup"),
+    "FifoThroughputLimit": ("perQueue", "perMessageGroupId"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,41 @@ class RedrivePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Fifo:
+    """What only a FIFO queue has; the throughput limit is kept and shown, and limits nothing."""
+
+    content_based_deduplication: bool = False
+    deduplication_scope: str = "queue"
+    throughput_limit: str = "perQueue"
+
+    def texts(self) -> dict[str, str]:
+        """Return the attributes as GetQueueAttributes spells them."""
+        return {
+            "FifoQueue": "true",
+            "ContentBasedDeduplication": str(self.content_based_deduplication).lower(),
+            "DeduplicationScope": self.deduplication_scope,
+            "FifoThroughputLimit": self.throughput_limit,
+        }
+
+    def changed(self, name: str, value: str) -> "Fifo":
+        """Return these attributes with one changed, or refuse its value."""
+        match name:
+            case "FifoQueue" if value.lower() != "true":
+                text = "Invalid value for the parameter FifoQueue. Reason: Modifying queue type is "
+                raise Refusal("InvalidAttributeValue", f"{text}not supported.")
+            case "ContentBasedDeduplication":
+                return replace(
+                    self, content_based_deduplication=_choice(name, value.lower()) == "true"
+                )
+            case "DeduplicationScope":
+                return replace(self, deduplication_scope=_choice(name, value))
+            case "FifoThroughputLimit":
+                return replace(self, throughput_limit=_choice(name, value))
+            case _:
+                return self
+
+
+@dataclass(frozen=True, slots=True)
 class QueueAttributes:
     """What CreateQueue and SetQueueAttributes set; the defaults are those of SQS."""
 
@@ -48,6 +89,7 @@ class QueueAttributes:
     receive_wait_seconds: int = 0
     visibility_timeout: int = 30
     redrive_policy: RedrivePolicy | None = None
+    fifo: Fifo | None = None
     kept: Mapping[str, str] = field(default_factory=lambda: {"SqsManagedSseEnabled": "true"})
 
     def changed(self, given: Mapping[str, str]) -> "QueueAttributes":
@@ -55,6 +97,7 @@ class QueueAttributes:
         attributes = self
         for name, value in given.items():
             attributes = attributes._with(name, value)
+        _check_throughput(attributes.fifo)
         return attributes
 
     def texts(self) -> dict[str, str]:
@@ -69,6 +112,8 @@ class QueueAttributes:
         }
         if self.redrive_policy is not None:
             texts["RedrivePolicy"] = str(self.redrive_policy)
+        if self.fifo is not None:
+            texts |= self.fifo.texts()
         return texts
 
     def _with(self, name: str, value: str) -> "QueueAttributes":
@@ -85,6 +130,13 @@ class QueueAttributes:
                 return replace(self, visibility_timeout=_number(name, value))
             case "RedrivePolicy":
                 return replace(self, redrive_policy=_redrive_policy(value))
+            case (
+                "FifoQueue"
+                | "ContentBasedDeduplication"
+                | "DeduplicationScope"
+                | ("FifoThroughputLimit")
+            ):
+                return replace(self, fifo=_of_fifo(self.fifo, name).changed(name, value))
             case _:
                 return self._keeping(name, value)
 
@@ -110,6 +162,31 @@ def allows_source(attributes: QueueAttributes, source_arn: str) -> bool:
             return source_arn in policy.get("sourceQueueArns", ())
         case _:
             return True
+
+
+def _of_fifo(fifo: Fifo | None, name: str) -> Fifo:
+    if fifo is not None:
+        return fifo
+    if name in ("DeduplicationScope", "FifoThroughputLimit"):
+        text = f"You can specify the {name} only when FifoQueue is set to true."
+        raise Refusal("InvalidAttributeName", text)
+    raise Refusal("InvalidAttributeName", f"Unknown Attribute {name}.")
+
+
+def _check_throughput(fifo: Fifo | None) -> None:
+    if (
+        fifo is not None
+        and fifo.throughput_limit == "perMessageGroupId"
+        and fifo.deduplication_scope != "messageGroup"
+    ):
+        text = "The perMessageGroupId value is allowed only when the value for DeduplicationScope "
+        raise Refusal("InvalidAttributeValue", f"{text}is messageGroup.")
+
+
+def _choice(name: str, value: str) -> str:
+    if value not in _CHOICES[name]:
+        raise Refusal("InvalidAttributeValue", f"Invalid value for the parameter {name}.")
+    return value
 
 
 def _number(name: str, value: str) -> int:

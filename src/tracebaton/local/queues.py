@@ -5,22 +5,23 @@ Pure and synchronous: time comes from a clock, waiting is a callback, and no cal
 messages than it hands out, moves or forgets, however many the queue holds.
 """
 
-import secrets
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from tracebaton.local.clock import Clock
-from tracebaton.local.line import Line, Poll, Polls
-from tracebaton.local.message import Content, Message
+from tracebaton.local.counters import Counters
+from tracebaton.local.line import Arrivals, Line, Poll, Polls
+from tracebaton.local.message import Content, Message, Sent
 from tracebaton.local.queue_attributes import QueueAttributes
-from tracebaton.local.refusal import Refusal, invalid
-from tracebaton.local.timetable import Alarms, Timetable
+from tracebaton.local.receipts import Receipts
+from tracebaton.local.refusal import Refusal, invalid, other_type
+from tracebaton.local.stock import Stock
+from tracebaton.local.timetable import Alarms
 
-__all__ = ["IN_FLIGHT_LIMIT", "Counters", "Queue"]
+__all__ = ["IN_FLIGHT_LIMIT", "Queue"]
 
-#: Messages of a standard queue that may be in flight at once.
+#: Messages of a queue, standard or FIFO, that may be in flight at once.
 IN_FLIGHT_LIMIT: Final = 120_000
 #: Seconds a message may stay invisible in all, counted from its receive.
 _LONGEST_VISIBILITY: Final = 43_200
@@ -28,34 +29,13 @@ _LONGEST_VISIBILITY: Final = 43_200
 _PURGE_INTERVAL: Final = 60
 
 
-@dataclass(slots=True)
-class Counters:
-    """
-    What happened to the messages of a queue, so that a test can account for each one.
-
-    ``sent + moved_in`` always equals ``deleted + expired + purged + moved_out`` plus what the
-    queue holds.
-    """
-
-    sent: int = 0
-    received: int = 0
-    redelivered: int = 0
-    deleted: int = 0
-    expired: int = 0
-    purged: int = 0
-    moved_in: int = 0
-    moved_out: int = 0
-    empty_receives: int = 0
-
-
 @dataclass(slots=True, eq=False, kw_only=True)
 class Queue:
     """
-    A standard queue.
+    A standard queue; ``FifoQueue`` is one that keeps an order.
 
     Attributes:
         find: Returns the queue of an ARN: where a redrive policy moves a message.
-        line: The order in which visible messages are handed out.
     """
 
     name: str
@@ -65,31 +45,26 @@ class Queue:
     alarms: Alarms
     find: Callable[[str], "Queue | None"]
     in_flight_limit: int = IN_FLIGHT_LIMIT
-    line: Line = field(default_factory=Line)
     tags: dict[str, str] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
     created_at: int = field(init=False)
     modified_at: int = field(init=False)
-    _token: str = field(init=False)
-    _messages: dict[str, Message] = field(init=False, default_factory=dict)
-    _delayed: Timetable[Message] = field(init=False, default_factory=Timetable)
-    _in_flight: Timetable[Message] = field(init=False, default_factory=Timetable)
-    _ages: Timetable[Message] = field(init=False, default_factory=Timetable)
+    stock: Stock = field(init=False)
+    receipts: Receipts = field(init=False, default_factory=Receipts)
     _polls: Polls = field(init=False, default_factory=Polls)
     _purged: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.created_at = self.modified_at = int(self.clock.wall())
-        # Part of every handle: one of another queue, or of an earlier one of this name, is refused.
-        self._token = secrets.token_hex(8)
+        self.stock = Stock(self._new_line())
 
     def counts(self) -> Mapping[str, int]:
         """Return how many messages are visible, in flight and delayed, and how many polls wait."""
         self._catch_up()
         return {
-            "visible": len(self.line),
-            "in_flight": len(self._in_flight),
-            "delayed": len(self._delayed),
+            "visible": len(self.stock.line),
+            "in_flight": len(self.stock.in_flight),
+            "delayed": len(self.stock.delayed),
             "waiting": len(self._polls),
         }
 
@@ -98,34 +73,39 @@ class Queue:
         self.attributes = self.attributes.changed(given)
         self.modified_at = int(self.clock.wall())
 
-    def send(self, content: Content, delay: int | None = None) -> Message:
-        """Add a message and return it; *delay* seconds beat the delay of the queue."""
+    def send(self, content: Content, delay: int | None = None) -> Sent:
+        """Add a message; *delay* seconds beat the delay of the queue."""
+        if content.deduplication_id is not None:
+            raise other_type(content.deduplication_id, "MessageDeduplicationId")
         self._catch_up()
-        message = Message(
-            id=str(uuid.uuid4()),
-            content=content,
-            sent=self.clock.monotonic(),
-            sent_at=int(self.clock.wall() * 1000),
-        )
+        message = Message.new(content, self.clock)
         self.counters.sent += 1
         self._add(message, self.attributes.delay_seconds if delay is None else delay)
-        return message
+        return Sent(message.id)
 
-    def receive(self, most: int, visibility: int) -> list[Message]:
-        """Hand out up to *most* messages and hide them for *visibility* seconds."""
+    def lacks(self, content: Content) -> Refusal | None:
+        """Return the refusal of a message without an id that this type of queue needs."""
+        return None
+
+    def receive(self, most: int, visibility: int, attempt: str | None = None) -> list[Message]:
+        """
+        Hand out up to *most* messages and hide them for *visibility* seconds.
+
+        Args:
+            attempt: The ``ReceiveRequestAttemptId``; a standard queue passes over it, as AWS does.
+        """
         self._catch_up()
-        messages = self._take(most, visibility)
-        if not messages and self.full:
-            text = f"Too many messages in flight: {len(self._in_flight)}."
-            raise Refusal("OverLimit", text)
-        self.counters.empty_receives += not messages
+        messages = self._take(most, visibility, attempt)
+        if not messages:
+            self._check_limit()
+            self.counters.empty_receives += 1
         self._set_alarm()
         return messages
 
     @property
     def full(self) -> bool:
         """Return whether no more messages may be in flight."""
-        return len(self._in_flight) >= self.in_flight_limit
+        return len(self.stock.in_flight) >= self.in_flight_limit
 
     def park(self, poll: Poll, seconds: float) -> None:
         """Let *poll* wait for messages, up to *seconds*."""
@@ -142,7 +122,7 @@ class Queue:
         self._catch_up()
         message = self._held(handle)
         if message is not None:
-            self._remove(message)
+            self.stock.remove(message)
             self.counters.deleted += 1
             self.tick()  # a queue full of messages in flight has room again
 
@@ -153,13 +133,13 @@ class Queue:
         if message is None:
             reason = "Message does not exist or is not available for visibility timeout change."
             raise invalid(handle, "ReceiptHandle", reason)
-        if message not in self._in_flight:
+        if message not in self.stock.in_flight:
             raise Refusal("MessageNotInflight", "The specified message isn't in flight.")
         due = self.clock.monotonic() + seconds
         if due - message.received > _LONGEST_VISIBILITY:
             reason = "Total VisibilityTimeout for the message is beyond the limit "
             raise invalid(seconds, "VisibilityTimeout", f"{reason}[{_LONGEST_VISIBILITY} seconds]")
-        self._in_flight.set(message, due)
+        self.stock.in_flight.set(message, due)
         self.tick()
 
     def purge(self) -> None:
@@ -169,9 +149,8 @@ class Queue:
             text = f"Only one PurgeQueue operation on {self.name} is allowed every 60 seconds."
             raise Refusal("PurgeQueueInProgress", text)
         self._purged = now
-        self.counters.purged += len(self._messages)
-        self.line, self._messages = type(self.line)(), {}
-        self._delayed, self._in_flight, self._ages = Timetable(), Timetable(), Timetable()
+        self.counters.purged += len(self.stock)
+        self.stock = Stock(self._new_line())
         self._set_alarm()
 
     def close(self, refusal: Refusal | None = None) -> None:
@@ -188,12 +167,16 @@ class Queue:
     def take_out(self) -> Message | None:
         """Take the first visible message away, to put it into another queue."""
         self._catch_up()
-        if not self.line:
-            return None
-        message = self.line.pop()
-        self._remove(message)
-        self.counters.moved_out += 1
+        message = self.stock.line.pop()
+        if message is not None:
+            self.stock.remove(message)
+            self.counters.moved_out += 1
         return message
+
+    def put_back(self, message: Message) -> None:
+        """Undo ``take_out()``."""
+        self.counters.moved_out -= 1
+        self._add(message, 0)
 
     def put_in(self, message: Message) -> None:
         """Add a message that comes from another queue."""
@@ -209,51 +192,36 @@ class Queue:
             poll.finish([])
         self._set_alarm()
 
-    def _add(self, message: Message, delay: int) -> None:
-        self._messages[message.id] = message
-        self._ages.set(message, message.sent)
-        if delay:
-            self._delayed.set(message, self.clock.monotonic() + delay)
-        else:
-            self.line.push(message)
-            self._serve()
-        self._set_alarm()
+    def _new_line(self) -> Line:
+        return Arrivals()
 
-    def _remove(self, message: Message) -> None:
-        del self._messages[message.id]
-        self._ages.discard(message)
-        self._delayed.discard(message)
-        self._in_flight.discard(message)
-        self.line.discard(message)
+    def _add(self, message: Message, delay: int) -> None:
+        self.stock.add(message, self.clock.monotonic() + delay if delay else None)
+        self._serve()
+        self._set_alarm()
 
     def _catch_up(self) -> None:
         now = self.clock.monotonic()
-        while (message := self._delayed.pop(now)) is not None:
-            self.line.push(message)
-        while (message := self._in_flight.pop(now)) is not None:
-            self.line.push(message)
-        oldest = now - self.attributes.message_retention_period
-        while (message := self._ages.pop(oldest)) is not None:
-            self._remove(message)
-            self.counters.expired += 1
+        self.stock.catch_up(now)
+        self.counters.expired += self.stock.expire(now - self.attributes.message_retention_period)
         self._serve()
 
     def _serve(self) -> None:
-        while self._polls and self.line and not self.full:
+        while self._polls and self.stock.line.ready() and not self.full:
             poll = self._polls.first()
             # A client that left must not swallow a message.
-            messages = self._take(poll.most, poll.visibility) if poll.alive() else None
+            alive = poll.alive()
+            messages = self._take(poll.most, poll.visibility, poll.attempt) if alive else None
             if messages == []:
                 continue  # all that was visible went to the DLQ
             self._polls.discard(poll)
             if messages:
                 poll.finish(messages)
 
-    def _take(self, most: int, visibility: int) -> list[Message]:
+    def _take(self, most: int, visibility: int, attempt: str | None) -> list[Message]:
         taken: list[Message] = []
-        most = min(most, self.in_flight_limit - len(self._in_flight))
-        while len(taken) < most and self.line:
-            message = self.line.pop()
+        most = min(most, self.in_flight_limit - len(self.stock.in_flight))
+        while len(taken) < most and (message := self.stock.line.pop()) is not None:
             if not self._redriven(message):
                 taken.append(message)
         # Marked only now: with a visibility of 0 one receive would get the same message twice.
@@ -268,7 +236,7 @@ class Queue:
         target = self.find(policy.target_arn)
         if target is None or target is self:
             return False  # as long as there is no DLQ, the message stays
-        self._remove(message)
+        self.stock.remove(message)
         self.counters.moved_out += 1
         message.source_arn = self.arn
         target.put_in(message)
@@ -279,20 +247,20 @@ class Queue:
         message.receive_count += 1
         message.receives_here += 1
         message.received = now
-        message.handle = f"{self._token}.{message.id}.{message.receive_count}"
+        self.receipts.write(message)
         if message.first_received_at is None:
             message.first_received_at = int(self.clock.wall() * 1000)
         self.counters.received += 1
         self.counters.redelivered += message.receives_here > 1
-        self._in_flight.set(message, now + visibility)
+        self.stock.hide(message, now + visibility)
+
+    def _check_limit(self) -> None:
+        if self.full:
+            text = f"Too many messages in flight: {len(self.stock.in_flight)}."
+            raise Refusal("OverLimit", text)
 
     def _held(self, handle: str) -> Message | None:
-        token, _, rest = handle.partition(".")
-        message_id, _, count = rest.partition(".")
-        if token != self._token or not count:
-            text = f'The input receipt handle "{handle}" is not a valid receipt handle.'
-            raise Refusal("ReceiptHandleIsInvalid", text)
-        message = self._messages.get(message_id)
+        message = self.receipts.read(handle, self.stock)
         if message is not None and message.handle != handle:
             # AWS may also accept it and keep the message; a refusal shows the lost lease.
             raise Refusal("ReceiptHandleIsInvalid", "The receipt handle has expired.")
@@ -302,5 +270,6 @@ class Queue:
         if not self._polls:
             self.alarms.discard(self.tick)
             return
-        times = (self._polls.due(), self._delayed.due(), self._in_flight.due())
+        stock = self.stock
+        times = (self._polls.due(), stock.delayed.due(), stock.in_flight.due())
         self.alarms.set(self.tick, min(time for time in times if time is not None))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["Refusal", "invalid", "missing", "no_queue"]
+__all__ = ["ExpiredHandle", "Refusal", "invalid", "missing", "no_queue", "other_type"]
 
 _PREFIX = "AWS.SimpleQueueService."
 
@@ -65,11 +65,34 @@ class Refusal(Exception):
         """Return whether the client is to blame, the ``SenderFault`` of a batch entry."""
         return self.status < 500
 
+    def of_entry(self) -> "Refusal":
+        """Return the refusal as one entry of a batch gets it."""
+        return self
+
+
+class ExpiredHandle(Refusal):
+    """A FIFO queue's refusal of a handle whose message is visible again, or was received again."""
+
+    def __init__(self, handle: str) -> None:
+        text = f"Value {handle} for parameter ReceiptHandle is invalid. "
+        text += "Reason: The receipt handle has expired."
+        super().__init__("InvalidParameterValueException", text)
+
+    def of_entry(self) -> Refusal:
+        """Return the refusal of a batch's entry, for which AWS has another code."""
+        return Refusal("ReceiptHandleIsInvalid", "The receipt handle has expired")
+
 
 def invalid(value: object, parameter: str, reason: str) -> Refusal:
     """Return the refusal of one parameter's value."""
     text = f"Value {value} for parameter {parameter} is invalid. Reason: {reason}"
     return Refusal("InvalidParameterValueException", text)
+
+
+def other_type(value: object, parameter: str) -> Refusal:
+    """Return the refusal of a *parameter* that only the other type of queue takes."""
+    reason = "The request include parameter that is not valid for this queue type."
+    return invalid(value, parameter, reason)
 
 
 def missing(parameter: str) -> Refusal:

@@ -1,7 +1,7 @@
 """What is due when: a heap whose entries can be moved and taken out."""
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 __all__ = ["Alarms", "Timetable"]
@@ -32,6 +32,13 @@ class Timetable(Generic[Key]):
 
     def __contains__(self, key: Key) -> bool:
         return key in self._entries
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._entries)
+
+    def stamp(self, key: Key) -> int | None:
+        """Return a number that is another after each ``set``, None if *key* is not in."""
+        return self._entries.get(key)
 
     def set(self, key: Key, due: float) -> None:
         """Put *key* at *due*, wherever it was before."""
