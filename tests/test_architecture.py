@@ -17,7 +17,7 @@ FLOORS = (
     {"errors", "semconv", "redaction", "w3c"},
     {"context"},
     {"baggage"},
-    {"settings", "propagation", "logs", "problems", "audit", "tasks"},
+    {"settings", "propagation", "logs", "metrics", "problems", "audit", "tasks"},
     {"telemetry", "queue", "local", "viewer"},
     {"http"},
     {"runtime"},

@@ -78,6 +78,12 @@ QUEUE_DELAY_MS: Final = "tracebaton.queue.delay_ms"
 QUEUE_BACKLOG_MS: Final = "tracebaton.queue.backlog_ms"
 QUEUE_PREFETCH_MS: Final = "tracebaton.queue.prefetch_ms"
 
+# Messaging metrics.
+METRIC_OPERATION_DURATION: Final = "messaging.client.operation.duration"
+METRIC_SENT_MESSAGES: Final = "messaging.client.sent.messages"
+METRIC_CONSUMED_MESSAGES: Final = "messaging.client.consumed.messages"
+METRIC_PROCESS_DURATION: Final = "messaging.process.duration"
+
 # Sentry.
 SENTRY_OP: Final = "sentry.op"
 SENTRY_RETRY_COUNT: Final = "messaging.message.retry.count"

@@ -7,8 +7,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
@@ -87,6 +91,17 @@ class OtlpReceiver:
             for scope in resource.scope_logs
             for record in scope.log_records
         ]
+
+    def metrics(self) -> dict[str, Metric]:
+        """Return every metric by its name, as it came last."""
+        return {
+            metric.name: metric
+            for path, _, body in list(self.requests)
+            if path.endswith("/v1/metrics")
+            for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
 
     def wait_for(self, predicate: "Callable[[OtlpReceiver], bool]", timeout: float = 10.0) -> None:
         """Wait until *predicate* of this receiver holds."""

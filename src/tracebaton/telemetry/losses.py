@@ -19,15 +19,23 @@ INTERVAL: Final = 60.0
 class Losses:
     """The losses at one destination."""
 
-    def __init__(self, destination: str, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        destination: str,
+        *,
+        signal: str = "spans",
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         """
         Start at zero.
 
         Args:
             destination: What the log line calls it.
+            signal: What is counted, as the log line calls it.
             now: The clock of the interval.
         """
         self._destination = destination
+        self._signal = signal
         self._now = now
         self._lock = threading.Lock()
         self._count = self._said = 0
@@ -35,18 +43,18 @@ class Losses:
 
     @property
     def count(self) -> int:
-        """Return how many spans were lost so far."""
+        """Return how many were lost so far."""
         return self._count
 
-    def add(self, spans: int, reason: str | None) -> None:
-        """Count *spans*; log the sum since the last line unless that was just now."""
+    def add(self, lost: int, reason: str | None) -> None:
+        """Count *lost*; log the sum since the last line unless that was just now."""
         with self._lock:
-            self._count += spans
+            self._count += lost
             if self._now() - self._moment < INTERVAL:
                 return
             fresh, self._said, self._moment = self._count - self._said, self._count, self._now()
-        fields = {"destination": self._destination, "spans": fresh, "reason": reason}
-        _log.warning("telemetry.spans_lost", extra={"fields": fields})
+        fields = {"destination": self._destination, self._signal: fresh, "reason": reason}
+        _log.warning(f"telemetry.{self._signal}_lost", extra={"fields": fields})
 
 
 class InFlight:

@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from tracebaton.logs import log_fields
 from tracebaton.telemetry.losses import Losses
 
-__all__ = ["OtlpLogHandler", "SpanExport", "otlp_log_handler", "otlp_span_exporter"]
+__all__ = ["OtlpLogHandler", "SpanExport", "otlp_log_handler", "otlp_span_exporter", "silence"]
 
 #: Seconds a span waits for company; the viewer shows it within 2 s of its end.
 SCHEDULE_DELAY: Final = 0.5
@@ -38,6 +38,7 @@ BATCH_SIZE: Final = 512
 _SDK_LOGGERS: Final = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "opentelemetry.exporter.otlp.proto.http._log_exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.sdk._shared_internal",
 )
 _SENT_HEADERS: Final = frozenset({"content-type", "content-encoding", "content-length", "host"})
@@ -94,16 +95,18 @@ def otlp_span_exporter(
         headers: Send these in place of the environment's.
         local: A viewer on this machine: no header or proxy of the environment is used.
     """
-    _silence_sdk()
+    silence()
     if headers is None and not local:
         return OTLPSpanExporter(endpoint=endpoint)
     session = _OwnHeaders(headers or {}, trust_env=not local)
     return OTLPSpanExporter(endpoint=endpoint, session=session)
 
 
-def _silence_sdk() -> None:
+def silence() -> _Reasons:
+    """Keep the SDK's lines about failed exports out of the log; return where their words go."""
     for name in _SDK_LOGGERS:
         logging.getLogger(name).addFilter(_REASONS)  # adding it twice does nothing
+    return _REASONS
 
 
 class SpanExport(SpanProcessor):
@@ -277,7 +280,7 @@ def otlp_log_handler(
     endpoint: str, *, resource: Resource, service: str
 ) -> tuple[OtlpLogHandler, LoggerProvider]:
     """Return the handler that sends log lines to the viewer at *endpoint*, and its provider."""
-    _silence_sdk()
+    silence()
     exporter = OTLPLogExporter(endpoint=endpoint, session=_OwnHeaders({}, trust_env=False))
     provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_log_record_processor(

@@ -11,7 +11,8 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Final, Literal
 
-from opentelemetry import propagate, trace
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -23,6 +24,7 @@ from tracebaton.semconv import SCOPE
 from tracebaton.settings import Settings, prefer_stable_http_conventions
 from tracebaton.telemetry.enrichment import SpanPipeline
 from tracebaton.telemetry.kept import kept_errors
+from tracebaton.telemetry.metrics import MetricPush
 from tracebaton.telemetry.otlp import (
     OtlpLogHandler,
     SpanExport,
@@ -67,6 +69,7 @@ class Telemetry:
         log_handler: Sends log lines to the viewer; None without one.
         resource: What names this process to every backend.
         sentry: The connection to Sentry; None without a DSN.
+        meter_provider: Ours where metrics have an endpoint, else the global one.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class Telemetry:
         exports: Iterable[SpanExport] = (),
         sentry: Sentry | None = None,
         logs: tuple[OtlpLogHandler, LoggerProvider] | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+        metric_push: MetricPush | None = None,
     ) -> None:
         self.tracer_provider = tracer_provider
         self.propagator = propagator
@@ -87,12 +92,19 @@ class Telemetry:
         self._exports = tuple(exports)
         self.sentry = sentry
         self._log_provider = None if logs is None else logs[1]
+        self._metric_push = metric_push
+        self.meter_provider = meter_provider or metrics.get_meter_provider()
         self._report: FlushReport | None = None
 
     @property
     def tracer(self) -> Tracer:
         """Return the tracer of our manual spans."""
         return self.tracer_provider.get_tracer(SCOPE)
+
+    @property
+    def has_metrics(self) -> bool:
+        """Tell whether metrics have an endpoint."""
+        return self._metric_push is not None
 
     def force_flush(self, timeout: float) -> bool:
         """Send what has ended within *timeout* seconds and tell whether all of it left."""
@@ -101,6 +113,8 @@ class Telemetry:
             calls.append(partial(self.sentry.force_flush, timeout))
         if self._log_provider is not None:
             calls.append(self._log_provider.force_flush)
+        if self._metric_push is not None:
+            calls.append(self._metric_push.force_flush)
         return _within(timeout, calls) and not self._waiting
 
     @property
@@ -125,9 +139,13 @@ class Telemetry:
             calls.append(partial(self.sentry.shutdown, timeout))
         if self._log_provider is not None:
             calls.append(self._log_provider.shutdown)
+        if self._metric_push is not None:
+            calls.append(self._metric_push.shutdown)
         in_time = _within(timeout, calls)
         for export in self._exports:
             export.abandon()
+        if self._metric_push is not None:
+            self._metric_push.abandon()
         sinks: list[SpanExport | Sentry] = [*self._exports]
         if self.sentry is not None:
             sinks.append(self.sentry)
@@ -178,6 +196,7 @@ def build(settings: Settings, *, role: Role, install: bool = True) -> Telemetry:
             propagator=propagator,
             resource=resource,
             sentry=sentry,
+            meter_provider=NoOpMeterProvider(),
         )
         if settings.otel_sdk_disabled
         else _enabled(settings, resource, propagator, sentry)
@@ -223,6 +242,7 @@ def _enabled(
         if settings.viewer_url
         else None
     )
+    push = _metric_push(settings, resource)
     return Telemetry(
         tracer_provider=provider,
         propagator=propagator,
@@ -230,6 +250,8 @@ def _enabled(
         exports=exports,
         sentry=sentry,
         logs=logs,
+        meter_provider=None if push is None else push.provider,
+        metric_push=push,
     )
 
 
@@ -243,6 +265,14 @@ def _exports(settings: Settings, sentry: Sentry | None) -> Iterable[SpanExport]:
     if sentry is not None and sentry.otlp is not None:
         endpoint, headers = sentry.otlp
         yield SpanExport(otlp_span_exporter(endpoint, headers=headers), destination="sentry")
+
+
+def _metric_push(settings: Settings, resource: Resource) -> MetricPush | None:
+    base = settings.otlp_endpoint
+    endpoint = settings.otlp_metrics_endpoint or (_signal(base, "metrics") if base else None)
+    if endpoint is None or settings.otel_metrics_exporter == "none":
+        return None
+    return MetricPush(endpoint, resource)
 
 
 def _signal(base: str, signal: str) -> str:
@@ -275,4 +305,7 @@ def resource_of(settings: Settings, *, role: Role) -> Resource:
 def _install(telemetry: Telemetry) -> None:
     if isinstance(trace.get_tracer_provider(), ProxyTracerProvider):
         trace.set_tracer_provider(telemetry.tracer_provider)
+    # Its only method beside the interface's tells that nobody has set a provider yet.
+    if hasattr(metrics.get_meter_provider(), "on_set_meter_provider") and telemetry.has_metrics:
+        metrics.set_meter_provider(telemetry.meter_provider)
     propagate.set_global_textmap(telemetry.propagator)
