@@ -146,15 +146,16 @@ class Bench:
     def worker(self, **options: Any) -> Worker:
         """A worker with quick retries."""
         policy = RetryPolicy(base_seconds=0.01, cap_seconds=0.01, max_attempts=self.attempts)
-        return Worker(
-            self.sqs,
-            self.queue,
-            registry=self.registry,
-            store=self.store,
-            tracer=self.provider.get_tracer("tracebaton"),
-            propagator=self.propagator,
-            **{"policy": policy, "reporter": self.reports, "wait_seconds": 1} | options,
-        )
+        defaults: dict[str, Any] = {
+            "registry": self.registry,
+            "store": self.store,
+            "tracer": self.provider.get_tracer("tracebaton"),
+            "propagator": self.propagator,
+            "policy": policy,
+            "reporter": self.reports,
+            "wait_seconds": 1,
+        }
+        return Worker(self.sqs, self.queue, **defaults | options)
 
     async def ended(self, task_id: str) -> Task:
         """Wait until the task has ended and return it."""
