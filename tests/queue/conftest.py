@@ -132,16 +132,14 @@ class Bench:
 
     def producer(self, **options: Any) -> Producer:
         """A producer as the API has it."""
-        return Producer(
-            self.sqs,
-            self.queue,
-            registry=self.registry,
-            store=self.store,
-            tracer=self.provider.get_tracer("tracebaton"),
-            propagator=self.propagator,
-            source="/api",
-            **options,
-        )
+        defaults: dict[str, Any] = {
+            "registry": self.registry,
+            "store": self.store,
+            "tracer": self.provider.get_tracer("tracebaton"),
+            "propagator": self.propagator,
+            "source": "/api",
+        }
+        return Producer(self.sqs, self.queue, **defaults | options)
 
     def worker(self, **options: Any) -> Worker:
         """A worker with quick retries."""
