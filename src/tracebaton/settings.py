@@ -86,6 +86,7 @@ class Settings(BaseModel):
     otlp_endpoint: HttpUrl = Field(None, alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     otlp_traces_endpoint: HttpUrl = Field(None, alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     otlp_metrics_endpoint: HttpUrl = Field(None, alias="OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+    otlp_logs_endpoint: HttpUrl = Field(None, alias="OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
     otel_metrics_exporter: Literal["otlp", "none"] = Field("otlp", alias="OTEL_METRICS_EXPORTER")
     otel_traces_sampler: str | None = Field(None, alias="OTEL_TRACES_SAMPLER")
     otel_traces_sampler_arg: Rate | None = Field(None, alias="OTEL_TRACES_SAMPLER_ARG")

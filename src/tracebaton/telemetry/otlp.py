@@ -1,5 +1,5 @@
 """
-OTLP over HTTP: spans and log lines to a collector, a backend or the local viewer.
+OTLP over HTTP: spans to a collector, a backend or the local viewer.
 
 The SDK's exporters and batches do the work. Added here: what was lost is counted and said once an
 interval, a stop has a deadline, and a second destination does not get the first one's headers.
@@ -11,22 +11,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import requests
-from opentelemetry import context as otel
-from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from tracebaton.logs import log_fields
 from tracebaton.telemetry.losses import Losses
 
-__all__ = ["OtlpLogHandler", "SpanExport", "otlp_log_handler", "otlp_span_exporter", "silence"]
+__all__ = [
+    "BATCH_SIZE",
+    "QUEUE_SIZE",
+    "SCHEDULE_DELAY",
+    "OwnHeaders",
+    "SpanExport",
+    "otlp_span_exporter",
+    "silence",
+]
 
 #: Seconds a span waits for company; the viewer shows it within 2 s of its end.
 SCHEDULE_DELAY: Final = 0.5
@@ -65,7 +65,7 @@ class _Reasons(logging.Filter):
 _REASONS = _Reasons()
 
 
-class _OwnHeaders(requests.Session):
+class OwnHeaders(requests.Session):
     """
     A session that sends our headers and none of ``OTEL_EXPORTER_OTLP_HEADERS``.
 
@@ -98,7 +98,7 @@ def otlp_span_exporter(
     silence()
     if headers is None and not local:
         return OTLPSpanExporter(endpoint=endpoint)
-    session = _OwnHeaders(headers or {}, trust_env=not local)
+    session = OwnHeaders(headers or {}, trust_env=not local)
     return OTLPSpanExporter(endpoint=endpoint, session=session)
 
 
@@ -220,75 +220,3 @@ class _Counted(SpanExporter):
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
-
-
-class OtlpLogHandler(logging.Handler):
-    """
-    Send log lines over OTLP: the event's name as body, its fields as attributes.
-
-    What the exporters themselves log stays out, or each failed export would feed the next.
-    """
-
-    def __init__(self, provider: LoggerProvider, *, service: str) -> None:
-        super().__init__()
-        self._provider = provider
-        self._service = service
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Queue *record*; never raises."""
-        if not is_instrumentation_enabled():
-            return
-        try:
-            fields = log_fields(record, service=self._service)
-            line = LogRecord(
-                timestamp=int(record.created * 1e9),
-                context=otel.get_current(),
-                severity_text=fields["level"],
-                severity_number=_severity(record.levelno),
-                body=str(fields["event"]),
-                attributes=_attributes(fields),
-            )
-            self._provider.get_logger(record.name).emit(line)
-        except Exception:
-            self.handleError(record)
-
-    def close(self) -> None:
-        """Detach from logging; the pipeline shuts the provider down."""
-        super().close()
-
-
-#: Fields that the OTLP record has a place of its own for.
-_PLACED: Final = frozenset(
-    {"timestamp", "level", "event", "logger", "service", "trace_id", "span_id"}
-)
-
-
-def _severity(level: int) -> SeverityNumber:
-    """Return OTLP's number: 5 for debug, 9 for info, 13, 17, 21 for critical."""
-    return SeverityNumber(max(1, min(21, level // 10 * 4 + 1)))
-
-
-def _attributes(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: value if isinstance(value, (str, bool, int, float)) else str(value)
-        for key, value in fields.items()
-        if value is not None and key not in _PLACED
-    }
-
-
-def otlp_log_handler(
-    endpoint: str, *, resource: Resource, service: str
-) -> tuple[OtlpLogHandler, LoggerProvider]:
-    """Return the handler that sends log lines to the viewer at *endpoint*, and its provider."""
-    silence()
-    exporter = OTLPLogExporter(endpoint=endpoint, session=_OwnHeaders({}, trust_env=False))
-    provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_log_record_processor(
-        BatchLogRecordProcessor(
-            exporter,
-            schedule_delay_millis=SCHEDULE_DELAY * 1000,
-            max_queue_size=QUEUE_SIZE,
-            max_export_batch_size=BATCH_SIZE,
-        )
-    )
-    return OtlpLogHandler(provider, service=service), provider

@@ -13,7 +13,6 @@ from typing import Any, Final, Literal
 
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, Tracer
@@ -24,13 +23,9 @@ from tracebaton.semconv import SCOPE
 from tracebaton.settings import Settings, prefer_stable_http_conventions
 from tracebaton.telemetry.enrichment import SpanPipeline
 from tracebaton.telemetry.kept import kept_errors
+from tracebaton.telemetry.logs import LogPush
 from tracebaton.telemetry.metrics import MetricPush
-from tracebaton.telemetry.otlp import (
-    OtlpLogHandler,
-    SpanExport,
-    otlp_log_handler,
-    otlp_span_exporter,
-)
+from tracebaton.telemetry.otlp import SpanExport, otlp_span_exporter
 from tracebaton.telemetry.sampling import HeadSampler
 from tracebaton.telemetry.sentry import Sentry
 
@@ -66,7 +61,7 @@ class Telemetry:
         tracer_provider: OpenTelemetry's provider; one without spans where the SDK is disabled.
         propagator: The one propagator.
         reporter: Where failures go; `NO_REPORTER` without a DSN.
-        log_handler: Sends log lines to the viewer; None without one.
+        log_handler: Sends log lines to viewer and logs endpoint; None without both.
         resource: What names this process to every backend.
         sentry: The connection to Sentry; None without a DSN.
         meter_provider: Ours where metrics have an endpoint, else the global one.
@@ -80,7 +75,7 @@ class Telemetry:
         resource: Resource,
         exports: Iterable[SpanExport] = (),
         sentry: Sentry | None = None,
-        logs: tuple[OtlpLogHandler, LoggerProvider] | None = None,
+        logs: LogPush | None = None,
         meter_provider: metrics.MeterProvider | None = None,
         metric_push: MetricPush | None = None,
     ) -> None:
@@ -88,10 +83,10 @@ class Telemetry:
         self.propagator = propagator
         self.resource = resource
         self.reporter: Reporter = NO_REPORTER if sentry is None else sentry.reporter
-        self.log_handler = None if logs is None else logs[0]
+        self.log_handler = None if logs is None else logs.handler
         self._exports = tuple(exports)
         self.sentry = sentry
-        self._log_provider = None if logs is None else logs[1]
+        self._pushes = tuple(push for push in (logs, metric_push) if push is not None)
         self._metric_push = metric_push
         self.meter_provider = meter_provider or metrics.get_meter_provider()
         self._report: FlushReport | None = None
@@ -111,10 +106,7 @@ class Telemetry:
         calls: list[Callable[[], Any]] = [export.force_flush for export in self._exports]
         if self.sentry is not None:
             calls.append(partial(self.sentry.force_flush, timeout))
-        if self._log_provider is not None:
-            calls.append(self._log_provider.force_flush)
-        if self._metric_push is not None:
-            calls.append(self._metric_push.force_flush)
+        calls += [push.force_flush for push in self._pushes]
         return _within(timeout, calls) and not self._waiting
 
     @property
@@ -137,15 +129,10 @@ class Telemetry:
         calls: list[Callable[[], Any]] = [export.shutdown for export in self._exports]
         if self.sentry is not None:
             calls.append(partial(self.sentry.shutdown, timeout))
-        if self._log_provider is not None:
-            calls.append(self._log_provider.shutdown)
-        if self._metric_push is not None:
-            calls.append(self._metric_push.shutdown)
+        calls += [push.shutdown for push in self._pushes]
         in_time = _within(timeout, calls)
-        for export in self._exports:
-            export.abandon()
-        if self._metric_push is not None:
-            self._metric_push.abandon()
+        for left in (*self._exports, *self._pushes):
+            left.abandon()
         sinks: list[SpanExport | Sentry] = [*self._exports]
         if self.sentry is not None:
             sinks.append(self.sentry)
@@ -236,12 +223,6 @@ def _enabled(
     if settings.keep_errors:
         sinks.append(kept_errors(exports))
     provider.add_span_processor(SpanPipeline(sinks))
-    service = str(resource.attributes["service.name"])
-    logs = (
-        otlp_log_handler(_signal(settings.viewer_url, "logs"), resource=resource, service=service)
-        if settings.viewer_url
-        else None
-    )
     push = _metric_push(settings, resource)
     return Telemetry(
         tracer_provider=provider,
@@ -249,7 +230,7 @@ def _enabled(
         resource=resource,
         exports=exports,
         sentry=sentry,
-        logs=logs,
+        logs=_log_push(settings, resource),
         meter_provider=None if push is None else push.provider,
         metric_push=push,
     )
@@ -265,6 +246,13 @@ def _exports(settings: Settings, sentry: Sentry | None) -> Iterable[SpanExport]:
     if sentry is not None and sentry.otlp is not None:
         endpoint, headers = sentry.otlp
         yield SpanExport(otlp_span_exporter(endpoint, headers=headers), destination="sentry")
+
+
+def _log_push(settings: Settings, resource: Resource) -> LogPush | None:
+    viewer = _signal(settings.viewer_url, "logs") if settings.viewer_url else None
+    if viewer is None and settings.otlp_logs_endpoint is None:
+        return None
+    return LogPush(resource, endpoint=settings.otlp_logs_endpoint, viewer=viewer)
 
 
 def _metric_push(settings: Settings, resource: Resource) -> MetricPush | None:
