@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from collector import (
@@ -114,6 +115,7 @@ def test_the_collector_masks_what_a_process_let_through(start: Start, jaeger: Ja
         "note": f"got {JWT} from alice",
         "notes": ["plain", JWT],
         "database": "postgres://app:hunter2@db/app",
+        "url.query": "page=2&access_token=abc123&sort=up",
     }
     kept = {
         "gen_ai.usage.input_tokens": 12,
@@ -137,6 +139,7 @@ def test_the_collector_masks_what_a_process_let_through(start: Start, jaeger: Ja
         "note": "got **** from alice",
         "notes": '["plain","****"]',
         "database": "postgres****db/app",
+        "url.query": "page=2&****&sort=up",
     }
     assert {name: attributes[name] for name in kept} == kept
     assert JWT not in str(found)
@@ -144,6 +147,27 @@ def test_the_collector_masks_what_a_process_let_through(start: Start, jaeger: Ja
     assert event["attributes"] == [
         {"key": "exception.message", "value": {"stringValue": "refused ****"}}
     ]
+
+
+def test_the_collector_masks_log_lines_too(start: Start) -> None:
+    """Attributes by name, bodies by shape; what it holds leaves when it is stopped."""
+    line = {
+        "body": {"stringValue": f"refused {JWT} and password=hunter2"},
+        "attributes": [
+            {"key": "cookie", "value": {"stringValue": "session=canary"}},
+            {"key": semconv.CORRELATION_ID, "value": {"stringValue": "order-42"}},
+        ],
+    }
+    batch = {"resourceLogs": [{"scopeLogs": [{"logRecords": [line]}]}]}
+
+    with start(JAEGER_OTLP="http://127.0.0.1:1", OTELCOL_DEBUG="detailed") as collector:
+        httpx.post(f"{collector.otlp}/v1/logs", json=batch).raise_for_status()
+    shown = collector.log.read_text()
+
+    assert "Body: Str(refused **** and ****)" in shown
+    assert "cookie: Str(****)" in shown
+    assert f"{semconv.CORRELATION_ID}: Str(order-42)" in shown
+    assert [secret for secret in (JWT, "hunter2", "canary") if secret in shown] == []
 
 
 def test_no_name_of_ours_is_taken_for_a_secret() -> None:
