@@ -25,7 +25,9 @@ from pydantic import (
 from tracebaton.errors import ConfigurationError
 
 __all__ = [
+    "ALL_INSTALLED",
     "ENVIRONMENT",
+    "INSTRUMENTATIONS",
     "SAMPLERS",
     "Settings",
     "child_environment",
@@ -41,6 +43,19 @@ SAMPLERS: Mapping[str, float | None] = {
     "parentbased_always_off": 0.0,
     "parentbased_traceidratio": None,
 }
+#: What can be instrumented, by the names in OpenTelemetry's registry.
+INSTRUMENTATIONS = (
+    "asyncpg",
+    "botocore",
+    "httpx",
+    "psycopg",
+    "redis",
+    "requests",
+    "sqlalchemy",
+    "urllib3",
+)
+#: In their place: as many of them as are installed.
+ALL_INSTALLED = "all-installed"
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 _REGION_IN_HOST = re.compile(
     r"(?:^|\.)sqs[.-]([a-z]{2}(?:-[a-z]+)+-\d)\.|^([a-z]{2}(?:-[a-z]+)+-\d)\.queue\."
@@ -90,6 +105,7 @@ class Settings(BaseModel):
     otel_metrics_exporter: Literal["otlp", "none"] = Field("otlp", alias="OTEL_METRICS_EXPORTER")
     otel_traces_sampler: str | None = Field(None, alias="OTEL_TRACES_SAMPLER")
     otel_traces_sampler_arg: Rate | None = Field(None, alias="OTEL_TRACES_SAMPLER_ARG")
+    instrument: Names = Field(frozenset(), alias="TRACEBATON_INSTRUMENT")
     keep_errors: bool = Field(False, alias="TRACEBATON_KEEP_ERRORS")
 
     # Sentry
@@ -179,6 +195,15 @@ class Settings(BaseModel):
         if value not in SAMPLERS:
             raise ValueError(f"unknown sampler, use one of {', '.join(SAMPLERS)}")
         return value
+
+    @field_validator("instrument")
+    @classmethod
+    def _known_instrumentations(cls, names: frozenset[str]) -> frozenset[str]:
+        unknown = names - {*INSTRUMENTATIONS, ALL_INSTALLED}
+        if unknown:
+            known = ", ".join((*INSTRUMENTATIONS, ALL_INSTALLED))
+            raise ValueError(f"does not know {', '.join(sorted(unknown))}, use some of {known}")
+        return names
 
     @field_validator("sentry_dsn")
     @classmethod

@@ -21,6 +21,7 @@ from tracebaton.problems import NO_REPORTER, Reporter
 from tracebaton.propagation import Propagator
 from tracebaton.semconv import SCOPE
 from tracebaton.settings import Settings, prefer_stable_http_conventions
+from tracebaton.telemetry.clients import Clients
 from tracebaton.telemetry.enrichment import SpanPipeline
 from tracebaton.telemetry.kept import kept_errors
 from tracebaton.telemetry.logs import LogPush
@@ -166,8 +167,10 @@ def build(settings: Settings, *, role: Role, install: bool = True) -> Telemetry:
             once a process; a second call keeps the first one's and works beside it.
 
     Raises:
-        ConfigurationError: This sentry-sdk cannot do what ``TRACEBATON_SENTRY_MODE`` needs.
+        ConfigurationError: This sentry-sdk cannot do what ``TRACEBATON_SENTRY_MODE`` needs, or
+            what ``TRACEBATON_INSTRUMENT`` names is not installed.
     """
+    clients = Clients(settings.instrument)
     prefer_stable_http_conventions()
     resource = resource_of(settings, role=role)
     sentry = _sentry(settings, resource) if settings.sentry_dsn else None
@@ -190,6 +193,8 @@ def build(settings: Settings, *, role: Role, install: bool = True) -> Telemetry:
     )
     if install:
         _install(telemetry)
+        if not settings.otel_sdk_disabled:
+            clients.instrument(telemetry.tracer_provider, telemetry.meter_provider)
     return telemetry
 
 

@@ -1,0 +1,146 @@
+"""Spans of outgoing calls by TRACEBATON_INSTRUMENT, each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from otlp_receiver import OtlpReceiver
+from sentry_receiver import SentryReceiver
+
+from tracebaton.errors import ConfigurationError
+from tracebaton.settings import Settings
+from tracebaton.telemetry.pipeline import build
+
+pytestmark = pytest.mark.backends
+
+CALLS = """
+import sys, json
+import boto3, httpx, requests, urllib3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from tracebaton.settings import Settings
+from tracebaton.telemetry.pipeline import build
+
+telemetry = build(Settings.load(), role="api")
+url = sys.argv[1]
+sqs = boto3.client(
+    "sqs", endpoint_url=url, region_name="us-east-1", aws_access_key_id="x",
+    aws_secret_access_key="x", config=Config(retries={"total_max_attempts": 1}),
+)
+try:
+    with telemetry.tracer.start_as_current_span("work"):
+        httpx.post(url + "/httpx")
+        requests.post(url + "/requests")
+        urllib3.request("POST", url + "/urllib3")
+        try:
+            sqs.list_queues()
+        except (BotoCoreError, ClientError):
+            pass
+        with suppress_instrumentation():  # as our own queue's calls are
+            try:
+                sqs.list_queues()
+            except (BotoCoreError, ClientError):
+                pass
+    telemetry.force_flush(10)
+    httpx.post(url + "/alone")
+finally:
+    report = telemetry.shutdown(10)
+print(json.dumps([report.spans_exported, report.complete]))
+"""
+
+
+def run(url: str, variables: Mapping[str, str]) -> Any:
+    """Run the calls against *url*; return what the process says at its end."""
+    kept = {
+        name: os.environ[name] for name in ("PATH", "HOME", "SSL_CERT_FILE") if name in os.environ
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS, url],
+        env=kept | {"NO_PROXY": "*"} | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def spans_of(body: bytes) -> list[Span]:
+    return [
+        span
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+def test_calls_have_a_span_each_and_sinks_have_none(
+    otlp: OtlpReceiver, sentry: SentryReceiver
+) -> None:
+    """All that are installed at once: no call is seen twice, none of ours at all."""
+    exported, complete = run(
+        otlp.url,
+        {
+            "TRACEBATON_INSTRUMENT": "all-installed",
+            "SENTRY_DSN": sentry.dsn,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url,
+            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": otlp.url + "/v1/logs",
+            "TRACEBATON_VIEWER_URL": otlp.url + "/viewer",
+        },
+    )
+    spans = [
+        span for path, _, body in otlp.requests if path == "/v1/traces" for span in spans_of(body)
+    ]
+    work = next(span for span in spans if span.name == "work")
+    children = sorted(span.name for span in spans if span.parent_span_id == work.span_id)
+    alone = [span for span in spans if span.parent_span_id == b""]
+
+    assert children == ["POST", "POST", "POST", "SQS.ListQueues"]
+    assert sorted(span.name for span in alone) == ["POST", "work"]
+    assert len(spans) == 6
+    assert (exported, complete) == (18, True)
+    assert len(sentry.transactions()) == 2
+
+
+def test_a_call_carries_the_trace(otlp: OtlpReceiver) -> None:
+    """What the instrumentation is there for, with the one propagator."""
+    run(
+        otlp.url,
+        {
+            "TRACEBATON_INSTRUMENT": "requests",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": otlp.url + "/my/traces",
+        },
+    )
+    told = {path: headers.get("traceparent") for path, headers, _ in otlp.requests}
+    batches = [body for path, _, body in otlp.requests if path == "/my/traces"]
+    (call,) = [span for body in batches for span in spans_of(body) if span.name == "POST"]
+
+    assert told["/requests"] == f"00-{call.trace_id.hex()}-{call.span_id.hex()}-03"
+    assert told["/httpx"] is None
+
+
+@pytest.mark.parametrize("name", ["asyncpg", "redis"])
+def test_what_is_not_installed_stops_the_start(name: str) -> None:
+    """By its name and with the remedy; all-installed has nothing to miss."""
+    settings = Settings.load({"TRACEBATON_INSTRUMENT": f"httpx, {name},all-installed"})
+
+    with pytest.raises(
+        ConfigurationError,
+        match=rf"TRACEBATON_INSTRUMENT: {name} .*pip install opentelemetry-instrumentation-{name}$",
+    ):
+        build(settings, role="api", install=False)
+
+
+def test_an_unknown_name_stops_the_start() -> None:
+    """By its name, with those there are."""
+    with pytest.raises(
+        ConfigurationError, match=r"TRACEBATON_INSTRUMENT: does not know flask.*all-installed$"
+    ):
+        Settings.load({"TRACEBATON_INSTRUMENT": "httpx,flask"})
