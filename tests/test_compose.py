@@ -17,6 +17,7 @@ from collector import Collector, collector_binary, running_collector, settings_e
 from command import Command, create_key, ended, running
 from elasticmq import has_elasticmq, running_elasticmq
 from jaeger import Jaeger
+from sentry_receiver import SentryReceiver
 
 from backends import missing
 from tracebaton import redaction
@@ -196,18 +197,20 @@ class Stack:
 
 
 @pytest.fixture
-def stack(tmp_path: Path, jaeger: Jaeger) -> Iterator[Stack]:
-    """Run ElasticMQ and the Collector with the files and variables of the compose file."""
+def stack(tmp_path: Path, jaeger: Jaeger, sentry: SentryReceiver) -> Iterator[Stack]:
+    """Run ElasticMQ and the Collector, with its Sentry overlay, as the compose file says."""
     if not has_elasticmq():
         missing("ElasticMQ needs java and its jars: run scripts/elasticmq")
     if collector_binary() is None:
         missing("no Collector: run scripts/collector (needs Go 1.25)")
-    sources = mounted("otel-collector")
-    configs = [
-        sources[argument.removeprefix("--config=")]
-        for argument in SERVICES["otel-collector"]["command"]
-    ]
-    env = environment("otel-collector") | {"OTELCOL_LISTEN": "127.0.0.1"}
+    service = compose(
+        OTELCOL_OVERLAY="otel-collector.sentry.yaml",
+        SENTRY_OTLP_TRACES_URL=f"http://127.0.0.1:{sentry.port}/api/1/integration/otlp/v1/traces/",
+        SENTRY_PUBLIC_KEY="public",
+    )["services"]["otel-collector"]
+    files = mounted("otel-collector")
+    configs = [files[argument.removeprefix("--config=")] for argument in service["command"]]
+    env = service["environment"] | {"OTELCOL_LISTEN": "127.0.0.1"}
     env["JAEGER_OTLP"] = env["JAEGER_OTLP"].replace("http://jaeger:4318", jaeger.otlp)
     [configuration] = mounted("sqs").values()
     with (
@@ -225,8 +228,10 @@ def mounted(service: str) -> Mapping[str, Path]:
 
 @pytest.mark.acceptance
 @pytest.mark.backends
-def test_the_same_settings_run_as_processes(stack: Stack, jaeger: Jaeger) -> None:
-    """A request is one trace in Jaeger, the health checks succeed, and SIGTERM ends with 0."""
+def test_the_same_settings_run_as_processes(
+    stack: Stack, jaeger: Jaeger, sentry: SentryReceiver
+) -> None:
+    """A request is one trace in both backends, health checks succeed, and SIGTERM ends with 0."""
     env = {name: stack.env(name) for name in OURS}
     key = create_key(env["api"], "alice", cwd=stack.folder)
     with (
@@ -243,6 +248,7 @@ def test_the_same_settings_run_as_processes(stack: Stack, jaeger: Jaeger) -> Non
             task = ended(http, answer.json()["task_id"])
         codes = stopped(api, worker)
         spans = jaeger.trace(answer.json()["trace_id"], until=lambda found: len(found) == 4)
+        sentry.wait_for(lambda sink: len(ids_in(sink, answer.json()["trace_id"])) == 4)
 
     ids = {span["spanId"]: span["name"] for span in spans}
     assert [(s["service"], s["name"], ids.get(s.get("parentSpanId", ""))) for s in spans] == [
@@ -251,11 +257,23 @@ def test_the_same_settings_run_as_processes(stack: Stack, jaeger: Jaeger) -> Non
         ("tracebaton-worker", "process tasks", "send tasks"),
         ("tracebaton-worker", "chat local", "process tasks"),
     ]
+    assert ids_in(sentry, answer.json()["trace_id"]) == set(ids)
     assert (task["status"], task["trace_id"]) == ("succeeded", answer.json()["trace_id"])
     assert checks == [0, 0]
     assert refused.status_code == 401
     assert codes == (0, 0)
     assert (stack.folder / "tasks.db").is_file()
+
+
+def ids_in(sentry: SentryReceiver, trace_id: str) -> set[str]:
+    """Return the ids of a trace's spans that came to Sentry's OTLP endpoint."""
+    return {
+        span.span_id.hex()
+        for resource in sentry.resource_spans()
+        for scope in resource.scope_spans
+        for span in scope.spans
+        if span.trace_id.hex() == trace_id
+    }
 
 
 def check(service: str, url: str) -> int:
@@ -288,7 +306,7 @@ def test_the_broker_makes_the_queues_it_is_told_to(stack: Stack) -> None:
     try:
         urls = client.list_queues()["QueueUrls"]
         answer = client.get_queue_attributes(
-            QueueUrl=settings.queue_url, AttributeNames=["RedrivePolicy", "VisibilityTimeout"]
+            QueueUrl=str(settings.queue_url), AttributeNames=["RedrivePolicy", "VisibilityTimeout"]
         )
     finally:
         client.close()

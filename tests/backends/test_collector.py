@@ -33,6 +33,7 @@ from opentelemetry.trace import (
     format_trace_id,
     set_span_in_context,
 )
+from opentelemetry.util.types import AttributeValue
 from sentry_receiver import SentryReceiver
 
 from backends import missing
@@ -61,8 +62,8 @@ def start(tmp_path: Path) -> Start:
 
 @pytest.mark.parametrize(
     "overlays",
-    [[], [SENTRY], [TAIL], [SENTRY, TAIL]],
-    ids=["base", "sentry", "tail", "sentry+tail"],
+    [[], [BASE], [SENTRY], [TAIL], [SENTRY, TAIL]],
+    ids=["base", "base twice", "sentry", "tail", "sentry+tail"],
 )
 def test_the_collector_takes_its_configuration(overlays: Sequence[Path], start: Start) -> None:
     """Each documented combination is valid, with the variables the Sentry overlay asks for."""
@@ -104,20 +105,20 @@ def test_one_trace_in_jaeger_and_in_sentry(
 
 def test_the_collector_masks_what_a_process_let_through(start: Start, jaeger: Jaeger) -> None:
     """Secrets of a process without redaction arrive as ****, counts and ids as they are."""
-    masked = {
+    masked: dict[str, AttributeValue] = {
         "user.password": "hunter2",
         "http.request.header.authorization": ["Basic YWxpY2U6aHVudGVyMg=="],
         "session_token": "canary",
         "accessToken": "canary",
         "app.api_key": "canary",
     }
-    shaped = {
+    shaped: dict[str, AttributeValue] = {
         "note": f"got {JWT} from alice",
         "notes": ["plain", JWT],
         "database": "postgres://app:hunter2@db/app",
         "url.query": "page=2&access_token=abc123&sort=up",
     }
-    kept = {
+    kept: dict[str, AttributeValue] = {
         "gen_ai.usage.input_tokens": 12,
         "gen_ai.request.max_tokens": 4096,
         semconv.CORRELATION_ID: "order-42",
@@ -230,8 +231,9 @@ def request_and_task(collector: Collector) -> str:
     ):
         carrier = api.propagator.inject_message()
     message = worker.propagator.extract_message(carrier)
+    store = RequestStore(correlation_id=message.fields["correlation_id"])
     with (
-        entered(RequestStore(**message.fields), message.context),
+        entered(store, message.context),
         worker.tracer.start_as_current_span("process jobs", kind=SpanKind.CONSUMER),
     ):
         pass
