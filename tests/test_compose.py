@@ -247,6 +247,7 @@ def test_the_same_settings_run_as_processes(
             answer = http.post("/v1/ai/chat", json={"message": "What is one trace?"})
             task = ended(http, answer.json()["task_id"])
         codes = stopped(api, worker)
+        loud = [line for line in api.events + worker.events if line.get("level", "info") != "info"]
         spans = jaeger.trace(answer.json()["trace_id"], until=lambda found: len(found) == 4)
         sentry.wait_for(lambda sink: len(ids_in(sink, answer.json()["trace_id"])) == 4)
 
@@ -260,6 +261,7 @@ def test_the_same_settings_run_as_processes(
     assert ids_in(sentry, answer.json()["trace_id"]) == set(ids)
     assert (task["status"], task["trace_id"]) == ("succeeded", answer.json()["trace_id"])
     assert checks == [0, 0]
+    assert [(line["event"], line["status"]) for line in loud] == [("http.error", 401)]
     assert refused.status_code == 401
     assert codes == (0, 0)
     assert (stack.folder / "tasks.db").is_file()

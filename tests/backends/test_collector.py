@@ -124,6 +124,7 @@ def test_the_collector_masks_what_a_process_let_through(start: Start, jaeger: Ja
         semconv.CORRELATION_ID: "order-42",
         semconv.TASK_ID: "0199a7f0-aaaa-7bbb-8ccc-0123456789ab",
         "url.full": "https://example.com/a?b=c",
+        "done": "https://u:[redacted]@example.com/?token=[redacted] Bearer [redacted]",
         "idempotency.key": "k-1",
         "words": ["plain", "words"],
     }
@@ -150,24 +151,32 @@ def test_the_collector_masks_what_a_process_let_through(start: Start, jaeger: Ja
     ]
 
 
-def test_the_collector_masks_log_lines_too(start: Start) -> None:
+def test_the_collector_masks_log_lines_and_metrics_too(start: Start) -> None:
     """Attributes by name, bodies by shape; what it holds leaves when it is stopped."""
+    attributes = [
+        {"key": "cookie", "value": {"stringValue": "session=canary"}},
+        {"key": "messaging.destination.name", "value": {"stringValue": "tasks"}},
+    ]
     line = {
         "body": {"stringValue": f"refused {JWT} and password=hunter2"},
-        "attributes": [
-            {"key": "cookie", "value": {"stringValue": "session=canary"}},
-            {"key": semconv.CORRELATION_ID, "value": {"stringValue": "order-42"}},
-        ],
+        "attributes": attributes,
     }
-    batch = {"resourceLogs": [{"scopeLogs": [{"logRecords": [line]}]}]}
+    point = {"asInt": "3", "attributes": attributes}
+    metric = {"name": "messaging.client.sent.messages", "gauge": {"dataPoints": [point]}}
+    sent = {
+        "logs": {"resourceLogs": [{"scopeLogs": [{"logRecords": [line]}]}]},
+        "metrics": {"resourceMetrics": [{"scopeMetrics": [{"metrics": [metric]}]}]},
+    }
 
     with start(JAEGER_OTLP="http://127.0.0.1:1", OTELCOL_DEBUG="detailed") as collector:
-        httpx.post(f"{collector.otlp}/v1/logs", json=batch).raise_for_status()
+        for signal, batch in sent.items():
+            httpx.post(f"{collector.otlp}/v1/{signal}", json=batch).raise_for_status()
     shown = collector.log.read_text()
 
     assert "Body: Str(refused **** and ****)" in shown
-    assert "cookie: Str(****)" in shown
-    assert f"{semconv.CORRELATION_ID}: Str(order-42)" in shown
+    assert "Name: messaging.client.sent.messages" in shown
+    assert shown.count("cookie: Str(****)") == 2
+    assert shown.count("messaging.destination.name: Str(tasks)") == 2
     assert [secret for secret in (JWT, "hunter2", "canary") if secret in shown] == []
 
 
