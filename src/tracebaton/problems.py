@@ -23,6 +23,7 @@ from tracebaton.errors import (
     TracebatonError,
     default_detail,
 )
+from tracebaton.redaction import redact_mapping, redact_text
 from tracebaton.semconv import ERROR_TYPE
 
 __all__ = ["NO_REPORTER", "Outcome", "Reporter", "outcome_of", "problem", "record"]
@@ -128,15 +129,15 @@ def problem(
         "type": TYPE_BASE + outcome.code,
         "title": outcome.title,
         "status": outcome.status,
-        "detail": outcome.detail,
-        "instance": instance,
+        "detail": redact_text(outcome.detail),
+        "instance": None if instance is None else redact_text(instance),
         "code": outcome.code,
         "retryable": outcome.retryable,
         "correlation_id": correlation_id,
         "trace_id": trace_id,
     }
     if outcome.errors:
-        body["errors"] = [dict(error) for error in outcome.errors]
+        body["errors"] = [redact_mapping(error) for error in outcome.errors]
     return body
 
 

@@ -8,24 +8,22 @@ from typing import Any, Final
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import SpanContext, SpanKind, format_trace_id
+from opentelemetry.trace import SpanKind, format_trace_id
 
 from tracebaton.context import bind_trace, in_context, span_attributes
 from tracebaton.semconv import (
     DB_SYSTEMS,
     HTTP_METHODS,
-    HTTP_TARGET,
     MESSAGING_OPERATION_TYPE,
     MESSAGING_SYSTEM,
     OP_HTTP_SERVER,
     OP_QUEUE_PROCESS,
     OP_QUEUE_PUBLISH,
     SENTRY_OP,
-    URL_ATTRIBUTES,
-    URL_QUERY,
 )
+from tracebaton.telemetry.masking import mask_span
 
-__all__ = ["SpanPipeline", "changed", "sentry_op", "without_queries"]
+__all__ = ["SpanPipeline", "sentry_op"]
 
 #: sentry-conventions' ops by OpenTelemetry's ``messaging.operation.type``.
 _QUEUE_OPS: Final = {
@@ -36,7 +34,6 @@ _QUEUE_OPS: Final = {
     "settle": "queue.settle",
 }
 _HTTP_OPS: Final = {SpanKind.SERVER: OP_HTTP_SERVER, SpanKind.CLIENT: "http.client"}
-_WITH_QUERY: Final = (*URL_ATTRIBUTES, HTTP_TARGET)
 
 
 def sentry_op(kind: SpanKind, attributes: Mapping[str, Any]) -> str:
@@ -74,43 +71,7 @@ class SpanPipeline(SpanProcessor):
             sink.on_start(span, parent_context)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Hand *span* on without its queries; instrumentations set URLs after the start."""
-        clean = without_queries(span)
+        """Hand *span* on without secrets; instrumentations set attributes until it ends."""
+        clean = mask_span(span)
         for sink in self._sinks:
             sink.on_end(clean)
-
-
-def without_queries(span: ReadableSpan) -> ReadableSpan:
-    """Return *span* with no URL query in it: a query may hold a token, under any name."""
-    attributes = span.attributes or {}
-    changes: dict[str, Any] = {}
-    if attributes.get(URL_QUERY):
-        changes[URL_QUERY] = "[redacted]"
-    for name in _WITH_QUERY:
-        url = str(attributes.get(name, ""))
-        if "?" in url:
-            changes[name] = url.partition("?")[0]
-    return changed(span, attributes={**attributes, **changes}) if changes else span
-
-
-def changed(
-    span: ReadableSpan,
-    *,
-    context: SpanContext | None = None,
-    attributes: Mapping[str, Any] | None = None,
-) -> ReadableSpan:
-    """Return a copy of an ended *span* with another context or other attributes."""
-    return ReadableSpan(
-        name=span.name,
-        context=span.context if context is None else context,
-        parent=span.parent,
-        resource=span.resource,
-        attributes=span.attributes if attributes is None else attributes,
-        events=span.events,
-        links=span.links,
-        kind=span.kind,
-        status=span.status,
-        start_time=span.start_time,
-        end_time=span.end_time,
-        instrumentation_scope=span.instrumentation_scope,
-    )

@@ -11,7 +11,7 @@ from typing import Final
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from tracebaton.telemetry.enrichment import changed
+from tracebaton.telemetry.masking import changed
 from tracebaton.telemetry.units import Unit, UnitCollector
 
 __all__ = ["kept_errors"]

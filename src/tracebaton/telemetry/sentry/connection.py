@@ -27,6 +27,7 @@ from tracebaton.telemetry.failures import current_ids
 from tracebaton.telemetry.handover import Handover
 from tracebaton.telemetry.losses import InFlight, Losses
 from tracebaton.telemetry.outages import Outages
+from tracebaton.telemetry.sentry.masking import mask_event
 from tracebaton.telemetry.sentry.replay import Replay
 from tracebaton.telemetry.sentry.reporter import SentryReporter, first_report
 from tracebaton.telemetry.sentry.transport import ParallelTransport
@@ -201,7 +202,7 @@ class Sentry:
         )
         header = self.members.header(root.context, unit.node, root)
         event["contexts"]["trace"]["dynamic_sampling_context"] = header
-        return event
+        return mask_event(event)
 
     def _before_send(self, event: Any, hint: Mapping[str, Any]) -> Any:
         """Drop the second event of one exception object in one trace; link the first."""
@@ -212,7 +213,7 @@ class Sentry:
         context = event.setdefault("contexts", {}).setdefault("trace", {})
         if ids is not None and context.get("trace_id") == ids[0]:
             context["dynamic_sampling_context"] = self.members.current_header()
-        return event
+        return mask_event(event)
 
 
 def _options(settings: Settings) -> dict[str, Any]:

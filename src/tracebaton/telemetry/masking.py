@@ -1,0 +1,88 @@
+"""
+What a span loses before any sink sees it: secrets, by the one place that knows them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.trace import SpanContext, Status
+
+from tracebaton.redaction import MASK, redact_text, redact_value
+from tracebaton.semconv import HTTP_TARGET, URL_ATTRIBUTES, URL_QUERY
+
+__all__ = ["changed", "mask_span"]
+
+_WITH_QUERY: Final = (*URL_ATTRIBUTES, HTTP_TARGET)
+
+
+def mask_span(span: ReadableSpan) -> ReadableSpan:
+    """
+    Return *span* without secrets and without any URL query, itself where there is none of either.
+
+    Done when it has ended, because instrumentations set attributes until then; a query may hold a
+    token under any name and goes whole.
+    """
+    attributes = _attributes(span.attributes)
+    events = _events(span.events)
+    description = span.status.description
+    status = None
+    if description and (clean := redact_text(description)) != description:
+        status = Status(span.status.status_code, clean)
+    name = redact_text(span.name)
+    if attributes is None and events is None and status is None and name == span.name:
+        return span
+    return changed(span, name=name, attributes=attributes, events=events, status=status)
+
+
+def _attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return *attributes* with what has to be masked, None where nothing has."""
+    changes: dict[str, Any] = {}
+    for name, value in (attributes or {}).items():
+        clean = _without_query(name, value) if name in _WITH_QUERY or name == URL_QUERY else value
+        clean = redact_value(name, list(clean) if isinstance(clean, tuple) else clean)
+        if clean != value and not (isinstance(value, tuple) and clean == list(value)):
+            changes[name] = clean
+    return {**(attributes or {}), **changes} if changes else None
+
+
+def _without_query(name: str, value: Any) -> Any:
+    if name == URL_QUERY:
+        return MASK if value else value
+    return str(value).partition("?")[0]
+
+
+def _events(events: Sequence[Event]) -> list[Event] | None:
+    clean = [_attributes(event.attributes) for event in events]
+    if all(attributes is None for attributes in clean):
+        return None
+    return [
+        event if attributes is None else Event(event.name, attributes, event.timestamp)
+        for event, attributes in zip(events, clean, strict=True)
+    ]
+
+
+def changed(
+    span: ReadableSpan,
+    *,
+    name: str | None = None,
+    context: SpanContext | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    events: Sequence[Event] | None = None,
+    status: Status | None = None,
+) -> ReadableSpan:
+    """Return a copy of an ended *span* with what is given in place of its own."""
+    return ReadableSpan(
+        name=span.name if name is None else name,
+        context=span.context if context is None else context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=span.attributes if attributes is None else attributes,
+        events=span.events if events is None else events,
+        links=span.links,
+        kind=span.kind,
+        status=span.status if status is None else status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
