@@ -4,11 +4,12 @@ Hand work from request threads to a few background threads, bounded, with a dead
 
 import contextvars
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from tracebaton.telemetry.forks import in_child
 
 __all__ = ["Handover"]
 
@@ -49,17 +50,16 @@ class Handover(Generic[Item]):
         self._most = threads
         self._tick = tick
         self._start_empty()
+        in_child(self._start_empty)
 
     def _start_empty(self) -> None:
         self._items: deque[Item] = deque()
         self._changed = threading.Condition()
         self._threads = self._busy = 0
         self._woken = False
-        self._pid = os.getpid()
 
     def submit(self, item: Item) -> bool:
         """Queue *item*; return False where the queue is full."""
-        self._check_fork()
         with self._changed:
             if len(self._items) >= self._limit:
                 return False
@@ -69,24 +69,18 @@ class Handover(Generic[Item]):
 
     def wake(self) -> None:
         """Ask for a tick."""
-        self._check_fork()
         with self._changed:
             self._woken = True
             self._notify()
 
     def drain(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds until all is handled, and tell whether it is."""
-        self._check_fork()
         with self._changed:
             return self._changed.wait_for(lambda: not len(self), timeout)
 
     def __len__(self) -> int:
         """Return how many items wait or are just handled."""
         return len(self._items) + self._busy
-
-    def _check_fork(self) -> None:
-        if self._pid != os.getpid():
-            self._start_empty()
 
     def _notify(self) -> None:
         if self._threads == 0 or (self._threads < self._most and len(self) > self._threads):

@@ -24,6 +24,7 @@ from tracebaton.telemetry.otlp import (
     BATCH_SIZE,
     QUEUE_SIZE,
     SCHEDULE_DELAY,
+    Connections,
     OwnHeaders,
     silence,
 )
@@ -47,7 +48,7 @@ class LogPush:
         self._provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
         self._exporters: list[LogRecordExporter] = []
         if endpoint is not None:
-            self._add(OTLPLogExporter(endpoint=endpoint), "otlp")
+            self._add(OTLPLogExporter(endpoint=endpoint, session=Connections()), "otlp")
         if viewer is not None:
             session = OwnHeaders({}, trust_env=False)
             self._add(OTLPLogExporter(endpoint=viewer, session=session), "viewer")

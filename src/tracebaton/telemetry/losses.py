@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from tracebaton.telemetry.forks import in_child
+
 __all__ = ["InFlight", "Losses"]
 
 _log = logging.getLogger("tracebaton.telemetry")
@@ -37,6 +39,10 @@ class Losses:
         self._destination = destination
         self._signal = signal
         self._now = now
+        self._start_at_zero()
+        in_child(self._start_at_zero)
+
+    def _start_at_zero(self) -> None:
         self._lock = threading.Lock()
         self._count = self._said = 0
         self._moment = float("-inf")
@@ -63,6 +69,10 @@ class InFlight:
     def __init__(self, losses: Losses) -> None:
         """Start at zero; what is refused goes to *losses*."""
         self._losses = losses
+        self._start_at_zero()
+        in_child(self._start_at_zero)
+
+    def _start_at_zero(self) -> None:
         self._lock = threading.Lock()
         self._contents: dict[str, int] = {}
         self._parcels = self._received = self._sent = 0

@@ -15,7 +15,7 @@ from opentelemetry.sdk.metrics.view import DropAggregation, View
 from opentelemetry.sdk.resources import Resource
 
 from tracebaton.telemetry.losses import Losses
-from tracebaton.telemetry.otlp import silence
+from tracebaton.telemetry.otlp import Connections, silence
 
 __all__ = ["MetricPush"]
 
@@ -62,7 +62,7 @@ class _Exporter(OTLPMetricExporter):
     def __init__(self, endpoint: str) -> None:
         self._reasons = silence()
         self._losses = Losses("otlp", signal="metrics")
-        super().__init__(endpoint=endpoint)
+        super().__init__(endpoint=endpoint, session=Connections())
 
     def export(
         self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: Any

@@ -15,13 +15,16 @@ from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from requests.adapters import HTTPAdapter
 
+from tracebaton.telemetry.forks import in_child
 from tracebaton.telemetry.losses import Losses
 
 __all__ = [
     "BATCH_SIZE",
     "QUEUE_SIZE",
     "SCHEDULE_DELAY",
+    "Connections",
     "OwnHeaders",
     "SpanExport",
     "otlp_span_exporter",
@@ -65,7 +68,19 @@ class _Reasons(logging.Filter):
 _REASONS = _Reasons()
 
 
-class OwnHeaders(requests.Session):
+class Connections(requests.Session):
+    """A session whose connections a forked child does not share: their requests would mix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        in_child(self._connect_anew)
+
+    def _connect_anew(self) -> None:
+        for scheme in ("https://", "http://"):
+            self.mount(scheme, HTTPAdapter())
+
+
+class OwnHeaders(Connections):
     """
     A session that sends our headers and none of ``OTEL_EXPORTER_OTLP_HEADERS``.
 
@@ -97,7 +112,7 @@ def otlp_span_exporter(
     """
     silence()
     if headers is None and not local:
-        return OTLPSpanExporter(endpoint=endpoint)
+        return OTLPSpanExporter(endpoint=endpoint, session=Connections())
     session = OwnHeaders(headers or {}, trust_env=not local)
     return OTLPSpanExporter(endpoint=endpoint, session=session)
 
@@ -130,16 +145,19 @@ class SpanExport(SpanProcessor):
         """
         self._exporter = exporter
         self._queue_size = queue_size
-        self._lock = threading.Lock()
-        self._received = self._taken = self._exported = 0
         self._losses = Losses(destination)
-        self._overflowed = 0
+        self._start_empty()
         self._batch = BatchSpanProcessor(
             _Counted(exporter, self),
             max_queue_size=queue_size,
             schedule_delay_millis=SCHEDULE_DELAY * 1000,
             max_export_batch_size=min(BATCH_SIZE, queue_size),
         )
+        in_child(self._start_empty)  # as the batch itself does
+
+    def _start_empty(self) -> None:
+        self._lock = threading.Lock()
+        self._received = self._taken = self._exported = self._overflowed = 0
 
     @property
     def exported(self) -> int:

@@ -10,6 +10,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import HttpTransport
 
+from tracebaton.telemetry.forks import in_child
 from tracebaton.telemetry.handover import Handover
 from tracebaton.telemetry.losses import InFlight
 
@@ -58,6 +59,10 @@ class ParallelTransport(HttpTransport):
         super().__init__(options)
         self._worker = _Senders(options["transport_queue_size"])  # type: ignore[assignment]
         self._refused = threading.local()
+        in_child(self._connect_anew)
+
+    def _connect_anew(self) -> None:
+        self._pool = self._make_pool()  # two processes on one connection would mix their requests
 
     def _get_pool_options(self) -> dict[str, Any]:
         return {**super()._get_pool_options(), "maxsize": CONNECTIONS}
