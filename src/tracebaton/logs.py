@@ -21,6 +21,12 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from tracebaton.context import current
 from tracebaton.redaction import redact_exception, redact_mapping, redact_text
+from tracebaton.semconv import (
+    EVENT_AUDIT_CALL,
+    EVENT_AUDIT_ERROR,
+    EVENT_AUDIT_SUCCESS,
+    SERVICE_NAME,
+)
 
 __all__ = ["JsonFormatter", "PrettyFormatter", "configure_logging", "log_fields"]
 
@@ -36,6 +42,9 @@ _BLANK: Final = vars(logging.makeLogRecord({}))
 #: Attributes every record has, and what other formatters and uvicorn put there for themselves;
 #: whatever else is there came in by ``extra``.
 _RECORD: Final = frozenset(_BLANK) | {"message", "asctime", "taskName", "color_message"}
+
+#: Events that are about a service inside the process; they say its name, and the process's beside.
+_OF_A_SERVICE: Final = frozenset({EVENT_AUDIT_CALL, EVENT_AUDIT_SUCCESS, EVENT_AUDIT_ERROR})
 
 
 def log_fields(record: logging.LogRecord, *, service: str) -> dict[str, Any]:
@@ -60,7 +69,10 @@ def log_fields(record: logging.LogRecord, *, service: str) -> dict[str, Any]:
     }
     own = _own(record)
     if own:
-        _add(fields, redact_mapping(own))
+        more = redact_mapping(own)
+        if fields["event"] in _OF_A_SERVICE and "service" in more:
+            fields["service"], more[SERVICE_NAME] = more.pop("service"), service
+        _add(fields, more)
     if record.exc_info or record.exc_text or record.stack_info:
         _add(fields, _stacks(record))
     return fields

@@ -131,6 +131,11 @@ EVENT_MESSAGE_NOT_QUARANTINED: Final = "message.not_quarantined"
 EVENT_WORKER_DRAINED: Final = "worker.drained"
 EVENT_LEASE_LOST: Final = "lease.lost"
 EVENT_LEASE_EXPIRED: Final = "lease.expired"
+EVENT_AUDIT_CALL: Final = "audit.call"
+EVENT_AUDIT_SUCCESS: Final = "audit.success"
+EVENT_AUDIT_ERROR: Final = "audit.error"
+#: The process's name on an audit line, whose ``service`` is the audited one.
+SERVICE_NAME: Final = "service_name"
 
 #: The instrumentation scope of our manual spans.
 SCOPE: Final = "tracebaton"

@@ -1,0 +1,309 @@
+"""
+A call that is audited, and the wrapper that makes it one, for each kind of function.
+
+A wrapper is of the kind it wraps, so that ``inspect`` and frameworks see no difference, and it adds
+its own frame to a traceback and no other.
+"""
+
+import inspect
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from contextvars import ContextVar, Token
+from functools import partial, update_wrapper
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType
+from typing import Any, Final, Self
+
+from opentelemetry import trace
+
+from tracebaton.audit.summary import Parameters, summary
+from tracebaton.redaction import redact_value
+from tracebaton.semconv import EVENT_AUDIT_CALL, EVENT_AUDIT_ERROR, EVENT_AUDIT_SUCCESS
+
+__all__ = ["AUDITED", "Method"]
+
+#: Where a wrapper keeps the function it wraps.
+AUDITED: Final = "__audited__"
+#: Characters of an exception's message.
+_MESSAGE: Final = 500
+
+_log = logging.getLogger("tracebaton.audit")
+#: The object whose audited method is running here; its calls of itself are not audited again.
+_inside: ContextVar[object] = ContextVar("tracebaton_audit_inside", default=None)
+
+
+#: The function that a call of *self* ends in, bound.
+Resolve = Callable[[Any], Callable[..., Any]]
+
+
+class Method:
+    """A public method of a service."""
+
+    __slots__ = ("_always", "_function", "_parameters", "name", "service")
+
+    def __init__(
+        self, service: str, name: str, function: Callable[..., Any], *, always: bool = False
+    ) -> None:
+        """
+        Name the method.
+
+        Args:
+            service: What its events say as ``service``.
+            name: What they say as ``method``.
+            function: Whose kind and parameters the wrapper has.
+            always: Each call comes from outside: the object itself calls another one.
+        """
+        self.service = service
+        self.name = name
+        self._function = function
+        self._always = always
+        self._parameters = Parameters(function, skip=1)
+
+    def wrapper(self, resolve: Resolve) -> Callable[..., Any]:
+        """Return the function that audits a call and makes it by *resolve*."""
+        function = self._function
+        if inspect.iscoroutinefunction(function):
+            made = _coroutine(self, resolve)
+        elif inspect.isasyncgenfunction(function):
+            made = _async_steps(partial(_opened, self, resolve))
+        elif inspect.isgeneratorfunction(function):
+            made = _steps(partial(_opened, self, resolve))
+        else:
+            made = _plain(self, resolve)
+        update_wrapper(made, function)
+        setattr(made, AUDITED, function)
+        return made
+
+    def call(self, receiver: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Call":
+        """Start a call; one that *receiver* makes of itself is heard by nobody."""
+        if self._always:
+            receiver = object()
+        elif _inside.get() is receiver:
+            return _Unheard(self, receiver)
+        if _is_heard():
+            _tell(EVENT_AUDIT_CALL, self, {"arguments": self._parameters.summary(args, kwargs)})
+        return Call(self, receiver)
+
+
+class Call:
+    """
+    One call, told about once when it is over, and entered for each step that it runs.
+
+    Attributes:
+        steps: It is a generator's.
+        items: What it has yielded so far.
+        over: There is no more.
+        result: What it returned then.
+    """
+
+    __slots__ = ("_method", "_receiver", "_started", "_token", "items", "over", "result", "steps")
+
+    def __init__(self, method: Method, receiver: object) -> None:
+        self._method = method
+        self._receiver = receiver
+        self._started = time.perf_counter()
+        self.items = 0
+        self._token: Token[object]
+        self.steps = False
+        self.over = False
+        self.result: Any = None
+
+    def __enter__(self) -> Self:
+        self._token = _inside.set(self._receiver)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        try:
+            _inside.reset(self._token)
+        except ValueError:  # a coroutine that was moved to another context half way through
+            _inside.set(None)
+        if exc is None:
+            return False
+        if self.steps and isinstance(exc, StopIteration | StopAsyncIteration):
+            self.over, self.result = True, getattr(exc, "value", None)
+            self.succeeded(self.result)
+            return True
+        self.failed(exc)
+        return False
+
+    def succeeded(self, result: Any = None, *, closed: bool = False) -> None:
+        """Tell that the call is over and what came of it."""
+        if not _is_heard():
+            return
+        said: dict[str, Any] = {"duration_ms": self._duration()}
+        if self.steps:
+            said["items"] = self.items
+        if closed:
+            said["closed"] = True
+        said["result"] = summary(self._method.name, result)
+        _tell(EVENT_AUDIT_SUCCESS, self._method, said)
+
+    def failed(self, exc: BaseException) -> None:
+        """Tell that the call raised *exc*; the stack is the caller's to report."""
+        said = {
+            "duration_ms": self._duration(),
+            "error_type": type(exc).__qualname__,
+            "error": str(redact_value("error", exc))[:_MESSAGE],
+        }
+        _tell(EVENT_AUDIT_ERROR, self._method, said, level=logging.WARNING)
+
+    def _duration(self) -> float:
+        return round((time.perf_counter() - self._started) * 1000, 3)
+
+
+class _Unheard(Call):
+    """A call that an audited object makes of itself."""
+
+    __slots__ = ()
+
+    def succeeded(self, result: Any = None, *, closed: bool = False) -> None:
+        """Say nothing."""
+
+    def failed(self, exc: BaseException) -> None:
+        """Say nothing."""
+
+
+def _is_heard() -> bool:
+    return _log.isEnabledFor(logging.INFO) or trace.get_current_span().is_recording()
+
+
+def _tell(
+    event: str, method: Method, said: Mapping[str, Any], *, level: int = logging.INFO
+) -> None:
+    """Write *event* to the current span and to the log."""
+    fields = {"service": method.service, "method": method.name, **said}
+    span = trace.get_current_span()
+    if span.is_recording():
+        span.add_event(event, _flat(fields))
+    _log.log(level, event, extra={"fields": fields})
+
+
+def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *fields* as span attributes, which do not nest."""
+    flat = {key: value for key, value in fields.items() if key != "arguments"}
+    for name, value in fields.get("arguments", {}).items():
+        flat[f"argument.{name}"] = value
+    return {key: "None" if value is None else value for key, value in flat.items()}
+
+
+def _plain(method: Method, resolve: Resolve) -> Callable[..., Any]:
+    def wrapper(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        function, call = resolve(self), method.call(self, args, kwargs)
+        with call:
+            result = function(*args, **kwargs)
+        if type(result) in _LATER:  # a decorated coroutine function: nothing has happened yet
+            return _LATER[type(result)](call, result)
+        call.succeeded(result)
+        return _outside(self, function, result)
+
+    return wrapper
+
+
+def _coroutine(method: Method, resolve: Resolve) -> Callable[..., Any]:
+    async def wrapper(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        function, call = resolve(self), method.call(self, args, kwargs)
+        with call:
+            result = await function(*args, **kwargs)
+        call.succeeded(result)
+        return _outside(self, function, result)
+
+    return wrapper
+
+
+def _outside(self: Any, function: Callable[..., Any], result: Any) -> Any:
+    """Return *self* where a method of its target returned the target."""
+    return self if result is getattr(function, "__self__", _NOBODY) else result
+
+
+_NOBODY: Final = object()
+
+
+async def _awaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    with call:
+        result = await coroutine
+    call.succeeded(result)
+    return result
+
+
+def _opened(
+    method: Method, resolve: Resolve, self: Any, /, *args: Any, **kwargs: Any
+) -> tuple[Call, Any]:
+    """Return the call of a generator function and its generator, in which nothing ran yet."""
+    call = method.call(self, args, kwargs)
+    call.steps = True
+    return call, resolve(self)(*args, **kwargs)
+
+
+def _steps(opened: Callable[..., tuple[Call, Generator[Any, Any, Any]]]) -> Callable[..., Any]:
+    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        call, steps = opened(*args, **kwargs)
+        resume: Callable[[Any], Any] = steps.send
+        item = value = None
+        while True:
+            with call:
+                item = resume(value)
+            if call.over:
+                return call.result
+            call.items += 1
+            try:
+                resume, value = steps.send, (yield item)
+            except GeneratorExit:
+                with call:
+                    steps.close()
+                call.succeeded(closed=True)
+                raise
+            except BaseException as exc:  # thrown in by the consumer: it is the generator's
+                resume, value = steps.throw, exc
+
+    return wrapper
+
+
+def _async_steps(
+    opened: Callable[..., tuple[Call, AsyncGenerator[Any, Any]]],
+) -> Callable[..., Any]:
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        call, steps = opened(*args, **kwargs)
+        resume: Callable[[Any], Any] = steps.asend
+        item = value = None
+        while True:
+            with call:
+                item = await resume(value)
+            if call.over:
+                return
+            call.items += 1
+            try:
+                resume, value = steps.asend, (yield item)
+            except GeneratorExit:
+                with call:
+                    await steps.aclose()
+                call.succeeded(closed=True)
+                raise
+            except BaseException as exc:  # thrown in by the consumer: it is the generator's
+                resume, value = steps.athrow, exc
+
+    return wrapper
+
+
+def _step_later(call: Call, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    call.steps = True
+    found: Generator[Any, Any, Any] = _steps(lambda: (call, steps))()
+    return found
+
+
+def _async_step_later(call: Call, steps: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
+    call.steps = True
+    found: AsyncGenerator[Any, Any] = _async_steps(lambda: (call, steps))()
+    return found
+
+
+#: What a plain function may return that has yet to run, and what watches over it.
+_LATER: Final[Mapping[type, Callable[[Call, Any], Any]]] = {
+    CoroutineType: _awaited,
+    GeneratorType: _step_later,
+    AsyncGeneratorType: _async_step_later,
+}
