@@ -5,7 +5,10 @@ Made with the API alone, so without a meter provider each call costs next to not
 made inside a sampled span, or given its context, carries the trace as its exemplar.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -26,12 +29,19 @@ from tracebaton.semconv import (
     SCOPE,
 )
 
-__all__ = ["MessagingMetrics"]
+__all__ = ["Measurement", "MessagingMetrics"]
 
 #: Bounds in seconds that the conventions ask for.
 _BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 #: A task may run for hours; with the conventions' bounds alone all of those were "above 10 s".
 _LONG_BOUNDS: Final = (*_BOUNDS, 30, 60, 300, 900, 3600, 10_800)
+
+
+@dataclass(slots=True)
+class Measurement:
+    """What is measured while it runs; whoever learns of a failure writes its ``error.type``."""
+
+    error_type: str | None = None
 
 
 class MessagingMetrics:
@@ -103,6 +113,19 @@ class MessagingMetrics:
     ) -> None:
         """Measure what the process span spans; the arguments as for `sent()`."""
         self._processing.record(seconds, _attributes(destination, "process", error_type), context)
+
+    @contextmanager
+    def processing(self, destination: str) -> Iterator[Measurement]:
+        """Measure a block as `processed()` does; stand inside the process span."""
+        measurement, started = Measurement(), time.perf_counter()
+        try:
+            yield measurement
+        except BaseException as exc:  # a lost lease cancels; it is measured and goes on
+            measurement.error_type = measurement.error_type or type(exc).__qualname__
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            self.processed(destination, seconds, error_type=measurement.error_type)
 
     def _operated(
         self, seconds: float, attributes: Mapping[str, Any], kind: str, context: Context | None

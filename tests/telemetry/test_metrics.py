@@ -1,5 +1,6 @@
 """Metrics as an OTLP endpoint gets them: the queue's, the requests', and none of the probes'."""
 
+import asyncio
 import logging
 import time
 from typing import Any
@@ -82,6 +83,25 @@ def test_the_queues_metrics_have_the_conventions_names(pipelines: Any, otlp: Otl
         (1, 1.0, JOBS | {"messaging.operation.name": "process", "error.type": "ValueError"}),
     ]
     assert list(process.histogram.data_points[0].explicit_bounds)[-2:] == [3600, 10_800]
+
+
+def test_a_block_is_measured_with_its_failure(pipelines: Any, otlp: OtlpReceiver) -> None:
+    """One that was settled inside is named by whoever did it, one that escapes by its class."""
+    telemetry = pipelines({"OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url})
+    metrics = MessagingMetrics(telemetry.meter_provider)
+    with metrics.processing("jobs"):
+        pass
+    with metrics.processing("jobs") as measurement:
+        measurement.error_type = "Reject"
+    with pytest.raises(asyncio.CancelledError), metrics.processing("jobs"):
+        raise asyncio.CancelledError
+    telemetry.shutdown(5)
+
+    points = otlp.metrics()["messaging.process.duration"].histogram.data_points
+    found = [(said(point.attributes).get("error.type"), point.count) for point in points]
+
+    assert found == [(None, 1), ("Reject", 1), ("CancelledError", 1)]
+    assert all(0 <= point.sum < 5 for point in points)
 
 
 @pytest.mark.parametrize("is_current", [True, False])
