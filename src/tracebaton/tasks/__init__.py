@@ -1,5 +1,6 @@
 """Tasks: what the API gives a URL for, the transitions they may make, and the store protocol."""
 
+from tracebaton.tasks.schemas import task_schemas
 from tracebaton.tasks.task import ENDED, TRANSITIONS, Task, TaskStatus, TaskStore
 from tracebaton.tasks.types import Handler, Registry, TaskType
 
@@ -12,4 +13,5 @@ __all__ = [
     "TaskStatus",
     "TaskStore",
     "TaskType",
+    "task_schemas",
 ]

@@ -1,0 +1,109 @@
+"""Who runs a task, and for how long, on SQLite."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tracebaton.errors import StoreUnavailable
+from tracebaton.tasks import Task, TaskStatus
+from tracebaton.tasks.sqlite import SqliteTaskStore
+
+NOW = 1000.0
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteTaskStore]:
+    """A store with one queued task, ``t``."""
+    opened = SqliteTaskStore(tmp_path / "tasks.db", now=lambda: NOW)
+    await opened.create(Task(id="t", type="note", created_at=NOW, updated_at=NOW))
+    yield opened
+    await opened.close()
+
+
+async def owner(store: SqliteTaskStore) -> tuple[str | None, float | None, int] | None:
+    """Return who runs the task, until when, at which attempt."""
+    task = await store.get("t")
+    return None if task is None else (task.owner, task.lease_until, task.attempt)
+
+
+async def test_the_first_owner_runs_it(store: SqliteTaskStore) -> None:
+    """A copy gets the task as the first one left it."""
+    first = await store.start("t", attempt=1, owner="m1", lease_until=NOW + 60)
+    copy = await store.start("t", attempt=1, owner="m2", lease_until=NOW + 60)
+
+    assert first == copy
+    assert await owner(store) == ("m1", NOW + 60, 1)
+
+
+async def test_the_same_owner_starts_again(store: SqliteTaskStore) -> None:
+    """SQS handed its message out once more, so nobody else has it."""
+    await store.start("t", attempt=1, owner="m1", lease_until=NOW + 60)
+    await store.start("t", attempt=2, owner="m1", lease_until=NOW + 90)
+
+    assert await owner(store) == ("m1", NOW + 90, 2)
+
+
+@pytest.mark.parametrize("until", [NOW, NOW - 1, None])
+async def test_a_lease_that_is_over_protects_nobody(
+    store: SqliteTaskStore, until: float | None
+) -> None:
+    """Nor does one that was never told."""
+    await store.start("t", attempt=1, owner="m1", lease_until=until)
+    await store.start("t", attempt=1, owner="m2", lease_until=NOW + 60)
+
+    assert await owner(store) == ("m2", NOW + 60, 1)
+
+
+async def test_a_task_that_waits_is_anybodys(store: SqliteTaskStore) -> None:
+    """Its first owner gave it back."""
+    await store.start("t", attempt=1, owner="m1", lease_until=NOW + 60)
+    await store.retry("t", attempt=1, failure=None)
+    await store.start("t", attempt=1, owner="m2", lease_until=NOW + 60)
+
+    assert await owner(store) == ("m2", NOW + 60, 1)
+
+
+async def test_only_the_owner_of_what_runs_renews(store: SqliteTaskStore) -> None:
+    """A late word of another one, or of one that ended, changes nothing."""
+    await store.start("t", attempt=1, owner="m1", lease_until=NOW + 60)
+    await store.renew({"t": "m1", "unknown": "m1"}, lease_until=NOW + 80)
+    await store.renew({"t": "m2"}, lease_until=NOW + 99)
+    renewed = await owner(store)
+    await store.finish("t", TaskStatus.SUCCEEDED, attempt=1)
+    await store.renew({"t": "m1"}, lease_until=NOW + 99)
+
+    assert renewed == await owner(store) == ("m1", NOW + 80, 1)
+
+
+async def test_a_task_may_be_there_already(store: SqliteTaskStore) -> None:
+    """A redelivered foreign message finds its own; anyone else's id is a mistake."""
+    again = Task(id="t", type="other", created_at=NOW, updated_at=NOW)
+    await store.create(again, exist_ok=True)
+    with pytest.raises(StoreUnavailable):
+        await store.create(again)
+
+    kept = await store.get("t")
+    assert kept is not None
+    assert kept.type == "note"
+
+
+async def test_a_store_of_the_first_version_is_migrated(tmp_path: Path) -> None:
+    """Its tasks are there, and have no owner."""
+    path = tmp_path / "tasks.db"
+    new = SqliteTaskStore(path, now=lambda: NOW)
+    await new.create(Task(id="t", type="note", created_at=NOW, updated_at=NOW))
+    await new.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE tasks DROP COLUMN owner")
+        connection.execute("ALTER TABLE tasks DROP COLUMN lease_until")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    old = SqliteTaskStore(path, now=lambda: NOW)
+    before = await owner(old)
+    await old.start("t", attempt=1, owner="m1", lease_until=NOW + 60)
+
+    assert before == (None, None, 0)
+    assert await owner(old) == ("m1", NOW + 60, 1)
+    await old.close()
