@@ -141,7 +141,7 @@ class MalformedBody(RequestError):
 
 
 class Unauthenticated(RequestError):
-    """No valid credentials were sent. Send an API key as a bearer token."""
+    """No valid credentials were sent. Send an API key with the request."""
 
     code = "unauthenticated"
     status = 401
