@@ -1,5 +1,28 @@
-"""Fixtures that every test may ask for."""
+"""Options and fixtures that every test may ask for."""
+
+import pytest
+from hypothesis import settings
 
 from backends import jaeger, sentry
 
 __all__ = ["jaeger", "sentry"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that turns the property tests from a check into a search."""
+    parser.addoption(
+        "--cases",
+        type=int,
+        metavar="N",
+        help="random cases of each suite in tests/hostile, from a new seed each run;"
+        " by default a few hundred, the same in every run",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """
+    Keep no database and no deadline: the first makes runs differ, the second fails on a busy box.
+    """
+    bounded = config.getoption("--cases") is None
+    settings.register_profile("tracebaton", deadline=None, database=None, derandomize=bounded)
+    settings.load_profile("tracebaton")
