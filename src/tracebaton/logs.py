@@ -297,6 +297,6 @@ def configure_logging(
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
-    # botocore and urllib3 say at info and debug what our own events say once.
-    for name in ("botocore", "urllib3", "httpx", "httpcore", "asyncio"):
+    # These say at info and debug what our own events say once.
+    for name in ("uvicorn.error", "botocore", "urllib3", "httpx", "httpcore", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
