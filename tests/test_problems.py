@@ -177,6 +177,47 @@ def test_an_exception_that_cannot_be_marked_is_recorded(
     assert len(failures(exporter.get_finished_spans()[0])) == 1
 
 
+def test_a_recorded_exception_has_no_secret_and_a_size(
+    spans: tuple[Tracer, InMemorySpanExporter],
+) -> None:
+    """In its message and in its stack, where the source line repeats it."""
+    tracer, exporter = spans
+    with tracer.start_as_current_span("work"):
+        try:
+            raise ValueError("password=hunter2 " + "x" * 100_000)
+        except ValueError as exc:
+            record(exc, outcome_of(exc))
+    (event,) = exporter.get_finished_spans()[0].events
+    attributes = dict(event.attributes or {})
+
+    assert (event.name, set(attributes)) == (
+        "exception",
+        {"exception.type", "exception.message", "exception.stacktrace"},
+    )
+    assert str(attributes["exception.message"]).startswith("password=[redacted]")
+    assert str(attributes["exception.stacktrace"]).startswith("Traceback (most recent call last):")
+    assert "hunter2" not in str(attributes)
+    assert max(len(str(value)) for value in attributes.values()) <= 8192
+
+
+def test_an_exception_that_cannot_be_shown_is_recorded(
+    spans: tuple[Tracer, InMemorySpanExporter],
+) -> None:
+    """Telemetry never fails a request, whatever an exception's ``__str__`` does."""
+    tracer, exporter = spans
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    exc = Mute()
+    with tracer.start_as_current_span("work"):
+        record(exc, outcome_of(exc))
+    (event,) = exporter.get_finished_spans()[0].events
+
+    assert (event.attributes or {})["exception.message"] == "<Mute that raises RuntimeError>"
+
+
 def test_without_a_recording_span_nothing_happens() -> None:
     """Outside a span, and in an unsampled trace."""
     exc = KeyError("x")

@@ -23,8 +23,14 @@ from tracebaton.errors import (
     TracebatonError,
     default_detail,
 )
-from tracebaton.redaction import redact_mapping, redact_text
-from tracebaton.semconv import ERROR_TYPE
+from tracebaton.redaction import redact_exception, redact_mapping, redact_text, redact_value
+from tracebaton.semconv import (
+    ERROR_TYPE,
+    EXCEPTION,
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+    EXCEPTION_TYPE,
+)
 
 __all__ = ["NO_REPORTER", "Outcome", "Reporter", "outcome_of", "problem", "record"]
 
@@ -158,7 +164,18 @@ def record(exc: BaseException, outcome: Outcome, span: Span | None = None) -> No
         return
     with suppress(AttributeError, TypeError):  # an exception with slots cannot be marked
         setattr(exc, _RECORDED, trace_id)
-    span.record_exception(exc)
+    # Not the SDK's record_exception(): it runs str(exc), which may raise, and cuts nothing.
+    span.add_event(EXCEPTION, _described(exc))
+
+
+def _described(exc: BaseException) -> dict[str, str]:
+    kind = type(exc)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return {
+        EXCEPTION_TYPE: f"{module}{kind.__qualname__}",
+        EXCEPTION_MESSAGE: str(redact_value("message", exc)),
+        EXCEPTION_STACKTRACE: redact_exception(exc),
+    }
 
 
 _RECORDED = "_tracebaton_recorded_in"

@@ -53,6 +53,11 @@ WEBSOCKET_CLOSE_CODE: Final = "tracebaton.websocket.close_code"
 URL_PATH: Final = "url.path"
 URL_QUERY: Final = "url.query"
 ERROR_TYPE: Final = "error.type"
+#: The event of a recorded exception and its attributes.
+EXCEPTION: Final = "exception"
+EXCEPTION_TYPE: Final = "exception.type"
+EXCEPTION_MESSAGE: Final = "exception.message"
+EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 SERVER_ADDRESS: Final = "server.address"
 #: Where a client span names its URL, in the stable and in the old conventions.
 URL_ATTRIBUTES: Final = ("url.full", "http.url")

@@ -23,16 +23,20 @@ def redact_exception(exc: BaseException, *, limit: int = TEXT_LIMIT) -> str:
     if sum(map(len, parts)) <= limit:
         return redact_text("".join(parts), limit=limit).rstrip("\n")
     # Each entry by itself, so that no secret is cut in two before it is seen whole.
-    parts = [redact_text(part, limit=limit // 2) for part in parts]
+    parts = [redact_text(part, limit=limit // 3) for part in parts]
     return "".join(_ends(parts, limit)).rstrip("\n")
 
 
 def _ends(parts: list[str], limit: int) -> list[str]:
-    """Return the first entries of *parts* and the last, three quarters of *limit* for these."""
-    last = len(parts) - _fitting(parts[::-1], limit * 3 // 4)
-    first = min(_fitting(parts, limit // 4), last)
+    """Return the first entries of *parts*, a quarter of *limit*, and as many last ones as fit."""
+    first = _fitting(parts, limit // 4)
+    room = limit - sum(map(len, parts[:first])) - len(_LEFT_OUT)
+    last = max(first, len(parts) - _fitting(parts[::-1], room))
     left_out = last - first
-    return [*parts[:first], f"  … {left_out} entries\n", *parts[last:]] if left_out else parts
+    return [*parts[:first], _LEFT_OUT.format(left_out), *parts[last:]] if left_out else parts
+
+
+_LEFT_OUT: Final = "  … {:>6} entries left out\n"
 
 
 def _fitting(parts: list[str], room: int) -> int:
