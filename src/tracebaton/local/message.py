@@ -8,7 +8,7 @@ import struct
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tracebaton.local.clock import Clock
 from tracebaton.local.refusal import Refusal, invalid, missing
@@ -112,6 +112,8 @@ class Message:
         receive_count: Receives in all queues, what ``ApproximateReceiveCount`` shows.
         receives_here: Receives since it came to this queue, what ``maxReceiveCount`` limits.
         received: Monotonic time of the last receive, from which the 12 hours count.
+        twin: The handle of a receive that was repeated while the message was in flight; it holds
+            the message beside *handle*.
         source_arn: The queue it was moved from by a redrive policy.
         sequence: Its place in a FIFO queue, 0 in a standard one.
         deduplication_id: What a FIFO queue knows it by: given, or the digest of the body.
@@ -126,6 +128,7 @@ class Message:
     receives_here: int = 0
     received: float = 0.0
     handle: str = field(default="", repr=False)
+    twin: str = field(default="", repr=False)
     source_arn: str | None = None
     sequence: int = 0
     deduplication_id: str | None = None
@@ -146,8 +149,7 @@ class Message:
         return f"{self.sequence:020d}" if self.sequence else None
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """What the producer is told; a duplicate is told what the first one was."""
 
     id: str

@@ -53,6 +53,8 @@ class Queue:
     receipts: Receipts = field(init=False, default_factory=Receipts)
     _polls: Polls = field(init=False, default_factory=Polls)
     _purged: float | None = field(init=False, default=None)
+    #: While polls wait; asked first, so that calls on a queue without any stay cheap.
+    _alarmed: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.created_at = self.modified_at = int(self.clock.wall())
@@ -99,7 +101,8 @@ class Queue:
         if not messages:
             self._check_limit()
             self.counters.empty_receives += 1
-        self._set_alarm()
+        if self._alarmed:
+            self._set_alarm()
         return messages
 
     @property
@@ -124,7 +127,7 @@ class Queue:
         if message is not None:
             self.stock.remove(message)
             self.counters.deleted += 1
-            self.tick()  # a queue full of messages in flight has room again
+            self._wake()  # a queue full of messages in flight has room again
 
     def change_visibility(self, handle: str, seconds: int) -> None:
         """Hide the message of *handle* for *seconds* from now; 0 makes it visible."""
@@ -140,7 +143,7 @@ class Queue:
             reason = "Total VisibilityTimeout for the message is beyond the limit "
             raise invalid(seconds, "VisibilityTimeout", f"{reason}[{_LONGEST_VISIBILITY} seconds]")
         self.stock.in_flight.set(message, due)
-        self.tick()
+        self._wake()
 
     def purge(self) -> None:
         """Forget every message, in flight and delayed ones too."""
@@ -187,24 +190,31 @@ class Queue:
     def tick(self) -> None:
         """Do what is due by now: serve the waiting polls, then end those whose wait is over."""
         self._catch_up()
+        self._serve()
         while (poll := self._polls.pop_ended(self.clock.monotonic())) is not None:
             self.counters.empty_receives += 1
             poll.finish([])
         self._set_alarm()
+
+    def _wake(self) -> None:
+        if self._alarmed:
+            self.tick()
 
     def _new_line(self) -> Line:
         return Arrivals()
 
     def _add(self, message: Message, delay: int) -> None:
         self.stock.add(message, self.clock.monotonic() + delay if delay else None)
-        self._serve()
-        self._set_alarm()
+        if self._alarmed:
+            self._serve()
+            self._set_alarm()
 
     def _catch_up(self) -> None:
         now = self.clock.monotonic()
-        self.stock.catch_up(now)
-        self.counters.expired += self.stock.expire(now - self.attributes.message_retention_period)
-        self._serve()
+        oldest = now - self.attributes.message_retention_period
+        self.counters.expired += self.stock.catch_up(now, oldest)
+        if self._alarmed:
+            self._serve()
 
     def _serve(self) -> None:
         while self._polls and self.stock.line.ready() and not self.full:
@@ -252,7 +262,8 @@ class Queue:
             message.first_received_at = int(self.clock.wall() * 1000)
         self.counters.received += 1
         self.counters.redelivered += message.receives_here > 1
-        self.stock.hide(message, now + visibility)
+        self.stock.in_flight.set(message, now + visibility)
+        self.stock.line.hold(message)
 
     def _check_limit(self) -> None:
         if self.full:
@@ -261,13 +272,14 @@ class Queue:
 
     def _held(self, handle: str) -> Message | None:
         message = self.receipts.read(handle, self.stock)
-        if message is not None and message.handle != handle:
+        if message is not None and handle not in (message.handle, message.twin):
             # AWS may also accept it and keep the message; a refusal shows the lost lease.
             raise Refusal("ReceiptHandleIsInvalid", "The receipt handle has expired.")
         return message
 
     def _set_alarm(self) -> None:
-        if not self._polls:
+        self._alarmed = bool(self._polls)
+        if not self._alarmed:
             self.alarms.discard(self.tick)
             return
         stock = self.stock

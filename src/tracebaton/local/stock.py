@@ -52,22 +52,19 @@ class Stock:
         self.in_flight.discard(message)
         self.line.discard(message)
 
-    def hide(self, message: Message, due: float) -> None:
-        """Put *message*, which was popped from the line, in flight until *due*."""
-        self.in_flight.set(message, due)
-        self.line.hold(message)
+    def catch_up(self, now: float, oldest: float) -> int:
+        """
+        Make visible what is due at *now* and forget what was sent at *oldest* or before.
 
-    def catch_up(self, now: float) -> None:
-        """Make visible what is due at *now*."""
+        Returns:
+            How many messages were forgotten.
+        """
         while (message := self.delayed.pop(now)) is not None:
             self.line.push(message)
         while (message := self.in_flight.pop(now)) is not None:
             self.line.push(message)
-
-    def expire(self, oldest: float) -> int:
-        """Forget what was sent at *oldest* or before and return how many."""
-        number = 0
+        expired = 0
         while (message := self._ages.pop(oldest)) is not None:
             self.remove(message)
-            number += 1
-        return number
+            expired += 1
+        return expired

@@ -66,6 +66,8 @@ class Timetable(Generic[Key]):
 
     def pop(self, now: float) -> Key | None:
         """Take out and return the earliest key due at *now* or before, None if there is none."""
+        if not self._entries:
+            return None
         due = self.due()
         if due is None or due > now:
             return None
