@@ -103,6 +103,7 @@ async def test_stats_account_for_every_message(client):
             "in_flight": 1,
             "delayed": 0,
             "waiting": 0,
+            "faults": 0,
         }
     }
 

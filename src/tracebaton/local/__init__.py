@@ -6,6 +6,7 @@ AWS JSON protocol, ``server`` listens. Where emulators differ, AWS's documentati
 """
 
 from tracebaton.local.clock import Clock, ManualClock, SystemClock
+from tracebaton.local.fault import Fault
 from tracebaton.local.server import LocalSqs, LocalSqsThread
 
-__all__ = ["Clock", "LocalSqs", "LocalSqsThread", "ManualClock", "SystemClock"]
+__all__ = ["Clock", "Fault", "LocalSqs", "LocalSqsThread", "ManualClock", "SystemClock"]

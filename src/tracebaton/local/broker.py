@@ -1,7 +1,7 @@
 """All queues of one local SQS."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Final
 
@@ -124,6 +124,10 @@ class Broker:
             text = "Destination queue must be same type of queue as the source."
             raise Refusal("InvalidParameterValueException", text)
         return self.moves.start(source, destination_arn=destination_arn, rate=rate)
+
+    def later(self, seconds: float, work: Callable[[], None]) -> None:
+        """Call *work* once *seconds* have passed."""
+        self._alarms.set(work, self._clock.monotonic() + seconds)
 
     def due(self) -> float | None:
         """Return the monotonic time of the next ``tick()``, None if nothing waits for one."""

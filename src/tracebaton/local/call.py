@@ -8,8 +8,18 @@ from typing import Any, Final, Protocol
 from tracebaton.local.broker import ACCOUNT, Broker
 from tracebaton.local.queues import Queue
 from tracebaton.local.refusal import Refusal, invalid, missing
+from tracebaton.local.strike import Strike
 
-__all__ = ["Call", "Exchange", "Reply", "parse_request", "refused", "succeeded", "whole"]
+__all__ = [
+    "Call",
+    "ClientExchange",
+    "Exchange",
+    "Reply",
+    "parse_request",
+    "refused",
+    "succeeded",
+    "whole",
+]
 
 _TEXTS: Final = frozenset(
     {
@@ -69,14 +79,23 @@ class Exchange(Protocol):
         ...
 
 
+class ClientExchange(Exchange, Protocol):
+    """An exchange with a client, which a fault may break."""
+
+    def reset(self) -> None:
+        """Reset the connection instead of an answer."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request, with the broker it is for."""
+    """A request, with the broker it is for and the faults that befall it."""
 
     broker: Broker
     base_url: str
     request: Mapping[str, Any]
     exchange: Exchange
+    strike: Strike | None = None
 
     def required(self, name: str) -> Any:
         """Return the parameter *name*, which may not be absent."""

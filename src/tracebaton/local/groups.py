@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from random import Random
 
 from tracebaton.local.message import Message
 from tracebaton.local.timetable import Timetable
@@ -79,6 +80,14 @@ class Groups:
         self._count -= group.waiting.discard(message)
         group.held.discard(message)
         self._changed(message, group)
+
+    def repeat(self, message: Message) -> bool:
+        """Refuse: what is locked stays so."""
+        return False
+
+    def shuffle(self, random: Random) -> bool:
+        """Refuse: the order is what this is for."""
+        return False
 
     def _changed(self, message: Message, group: _Group) -> None:
         name = _name(message)

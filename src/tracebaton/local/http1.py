@@ -6,8 +6,11 @@ no task, and a parked request that learns at once when its client has gone.
 """
 
 import asyncio
+import json
 import re
 import select
+import socket
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -42,6 +45,11 @@ class Response:
     status: int
     body: bytes
     headers: Mapping[str, str]
+
+    @classmethod
+    def of_json(cls, status: int, content: object) -> "Response":
+        """Return an answer with *content* as JSON."""
+        return cls(status, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
 
 class Service(Protocol):
@@ -82,6 +90,10 @@ class Exchange:
         """Send the answer."""
         self.answered = True
         self._connection.answered(response)
+
+    def reset(self) -> None:
+        """Reset the connection instead of an answer."""
+        self._connection.reset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +182,15 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once."""
+        self._transport.abort()
+
+    def reset(self) -> None:
+        """Close at once, so that the client is told of a reset and not of an end."""
+        self._closing = True
+        linger = struct.pack("ii", 1, 0)
+        self._transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, linger
+        )
         self._transport.abort()
 
     def _advance(self) -> None:

@@ -3,13 +3,18 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from random import Random
+from typing import Final, Protocol
 
 from tracebaton.local.message import Message
 from tracebaton.local.refusal import Refusal
 from tracebaton.local.timetable import Timetable
 
 __all__ = ["Arrivals", "Line", "Poll", "Polls"]
+
+
+#: Messages that overtake others at once: as many as one receive takes.
+_SHUFFLED: Final = 10
 
 
 class Line(Protocol):
@@ -37,29 +42,43 @@ class Line(Protocol):
         """Forget *message*, visible or in flight."""
         ...
 
+    def repeat(self, message: Message) -> bool:
+        """Let the next ``pop()`` give *message*, in flight, again; return whether this can be."""
+        ...
+
+    def shuffle(self, random: Random) -> bool:
+        """Let the last messages overtake, in an order of *random*; return whether this can be."""
+        ...
+
 
 class Arrivals:
     """The visible messages of a standard queue, first come, first out."""
 
-    __slots__ = ("_messages",)
+    __slots__ = ("_messages", "_repeated")
 
     def __init__(self) -> None:
         # Linked, unlike a dict: taking the first stays O(1) after many were taken.
         self._messages: OrderedDict[str, Message] = OrderedDict()
+        self._repeated: OrderedDict[str, Message] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._messages)
 
     def ready(self) -> bool:
         """Return whether there is any message."""
-        return bool(self._messages)
+        return bool(self._messages or self._repeated)
 
     def push(self, message: Message) -> None:
-        """Put *message* at the end."""
+        """Put *message* at the end; nobody holds it by a second handle any more."""
         self._messages[message.id] = message
+        message.twin = ""
+        if self._repeated:
+            self._repeated.pop(message.id, None)
 
     def pop(self) -> Message | None:
         """Take out and return the first message."""
+        if self._repeated:
+            return self._repeated.popitem(last=False)[1]
         return self._messages.popitem(last=False)[1] if self._messages else None
 
     def hold(self, message: Message) -> None:
@@ -68,6 +87,24 @@ class Arrivals:
     def discard(self, message: Message) -> None:
         """Take *message* out if it is in."""
         self._messages.pop(message.id, None)
+        if self._repeated:
+            self._repeated.pop(message.id, None)
+
+    def repeat(self, message: Message) -> bool:
+        """Give *message* once more before any other; its handle stays good."""
+        message.twin = message.handle
+        self._repeated[message.id] = message
+        return True
+
+    def shuffle(self, random: Random) -> bool:
+        """Put up to ten of the last messages first."""
+        messages = self._messages
+        last = [messages.popitem()[1] for _ in range(min(_SHUFFLED, len(messages)))]
+        random.shuffle(last)
+        for message in last:
+            messages[message.id] = message
+            messages.move_to_end(message.id, last=False)
+        return len(last) > 1
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -10,6 +10,7 @@ from tracebaton.local.line import Poll
 from tracebaton.local.message import Content, Message, Selection, check_token, digest
 from tracebaton.local.queues import Queue
 from tracebaton.local.refusal import Refusal, invalid, missing
+from tracebaton.local.strike import Strike
 
 __all__ = [
     "Parked",
@@ -32,6 +33,8 @@ _SENDER: Final = "AIDALOCALSQSLOOPBACK0"
 _ENTRY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 Answer = Mapping[str, Any]
+#: Writes the answer of a receive.
+Show = Callable[[list[Message]], Answer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def send_message_batch(call: Call) -> Answer:
             raise content
         return _sent(queue, entry, content, f"cannot be validated. {_too_long(queue)}")
 
-    return _each(entries, send)
+    return _each(call, entries, send)
 
 
 def receive_message(call: Call) -> Answer | Parked:
@@ -88,6 +91,9 @@ def receive_message(call: Call) -> Answer | Parked:
     wait = whole(request, "WaitTimeSeconds", most=20, default=queue.attributes.receive_wait_seconds)
     attempt = check_token("ReceiveRequestAttemptId", request)
     show = _shown(request)
+    if call.strike is not None:
+        call.strike.arrive(queue)
+        show = _befallen(call.strike, queue, show)
     if not wait:
         return show(queue.receive(most, visibility, attempt))
     exchange = call.exchange
@@ -112,7 +118,7 @@ def delete_message_batch(call: Call) -> Answer:
     """Delete up to ten messages, each for itself."""
     queue = call.queue()
     entries = _entries(call, "DeleteMessageBatchRequestEntry")
-    return _each(entries, lambda entry: _delete(queue, entry))
+    return _each(call, entries, lambda entry: _delete(queue, entry))
 
 
 def change_message_visibility(call: Call) -> Answer:
@@ -124,7 +130,7 @@ def change_message_visibility_batch(call: Call) -> Answer:
     """Set how long up to ten messages stay hidden, each for itself."""
     queue = call.queue()
     entries = _entries(call, "ChangeMessageVisibilityBatchRequestEntry")
-    return _each(entries, lambda entry: _change_visibility(queue, entry))
+    return _each(call, entries, lambda entry: _change_visibility(queue, entry))
 
 
 def _parsed(queue: Queue, entry: Answer) -> Content | Refusal:
@@ -200,28 +206,44 @@ def _entries(call: Call, kind: str) -> list[Answer]:
     return entries
 
 
-def _each(entries: list[Answer], act: Callable[[Answer], Answer]) -> Answer:
+def _each(call: Call, entries: list[Answer], act: Callable[[Answer], Answer]) -> Answer:
     successful: list[Answer] = []
     failed: list[Answer] = []
     for entry in entries:
+        fault = call.strike.failure() if call.strike is not None else None
         try:
-            successful.append({"Id": entry["Id"], **act(entry)})
-        except Refusal as whole_refusal:
-            refusal = whole_refusal.of_entry()
-            failed.append(
-                {
-                    "Id": entry["Id"],
-                    "SenderFault": refusal.sender_fault,
-                    "Code": refusal.query_code,
-                    "Message": str(refusal),
-                }
-            )
+            done = act(entry) if fault is None or fault.after else {}
+        except Refusal as refusal:
+            failed.append(_failed(entry, refusal.of_entry()))
+            continue
+        if fault is not None:
+            failed.append(fault.failed(entry["Id"]))
+        else:
+            successful.append({"Id": entry["Id"], **done})
     # AWS leaves a list out when it is empty.
     answer = {"Successful": successful, "Failed": failed}
     return {name: results for name, results in answer.items() if results}
 
 
-def _shown(request: Answer) -> Callable[[list[Message]], Answer]:
+def _failed(entry: Answer, refusal: Refusal) -> Answer:
+    return {
+        "Id": entry["Id"],
+        "SenderFault": refusal.sender_fault,
+        "Code": refusal.query_code,
+        "Message": str(refusal),
+    }
+
+
+def _befallen(strike: Strike, queue: Queue, show: Show) -> Show:
+    def shown(messages: list[Message]) -> Answer:
+        answer = show(messages)
+        strike.deliver(queue, messages)
+        return answer
+
+    return shown
+
+
+def _shown(request: Answer) -> Show:
     system = {
         *request.get("AttributeNames", ()),
         *request.get("MessageSystemAttributeNames", ()),

@@ -31,6 +31,7 @@ _STATUS: Final[Mapping[str, int]] = {
     "OverLimit": 403,
     "PurgeQueueInProgress": 403,
     "ResourceNotFoundException": 404,
+    "ServiceUnavailable": 503,
     "UnknownOperationException": 404,
 }
 

@@ -1,9 +1,6 @@
 """The local SQS as a server on loopback."""
 
 import asyncio
-import ipaddress
-import json
-import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -15,16 +12,16 @@ from typing import Final, Self, TypeVar
 from tracebaton.local.broker import ACCOUNT, Broker
 from tracebaton.local.call import Reply
 from tracebaton.local.clock import Clock, ManualClock, SystemClock
+from tracebaton.local.faults import Faults
 from tracebaton.local.http1 import Connection, Exchange, Request, Response
-from tracebaton.local.wire import Wire
+from tracebaton.local.loopback import loopback, stranger
+from tracebaton.local.pages import is_page, page
+from tracebaton.local.wire import ACTIONS, Wire
 
 __all__ = ["LocalSqs", "LocalSqsThread"]
 
 #: Seconds that connections get at the end to send what was written.
 _CLOSE_SECONDS: Final = 0.5
-_LOCAL: Final = r"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?"
-_LOCAL_HOST: Final = re.compile(_LOCAL, re.I | re.A)
-_LOCAL_ORIGIN: Final = re.compile(f"https?://{_LOCAL}", re.I | re.A)
 
 Result = TypeVar("Result")
 
@@ -37,7 +34,11 @@ class LocalSqs:
             url = sqs.create_queue("tasks", {"VisibilityTimeout": "60"})
             client = boto3.client("sqs", endpoint_url=sqs.url)
 
-    ``GET /stats`` says for each queue what happened to its messages.
+    ``GET /stats`` says for each queue what happened to its messages, ``/faults`` is what *faults*
+    is for other processes.
+
+    Attributes:
+        faults: What goes wrong, by wish: ``sqs.faults.add(Fault(effect="reset", first=3))``.
 
     Args:
         host: A loopback address; any other is refused with ``ValueError``.
@@ -48,10 +49,11 @@ class LocalSqs:
     def __init__(
         self, host: str = "127.0.0.1", port: int = 0, *, clock: Clock | None = None
     ) -> None:
-        self._host = _loopback(host)
+        self._host = loopback(host)
         self._port = port
         self._clock = clock or SystemClock()
         self.broker = Broker(self._clock)
+        self.faults = Faults(ACTIONS)
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -75,7 +77,10 @@ class LocalSqs:
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Return for each queue what happened to its messages and where they are."""
-        return self.broker.stats()
+        return {
+            name: {**counted, "faults": self.faults.injected(name)}
+            for name, counted in self.broker.stats().items()
+        }
 
     def advance(self, seconds: float) -> None:
         """Move the ``ManualClock`` and do what is due by then."""
@@ -89,7 +94,7 @@ class LocalSqs:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Connection(self), self._host, self._port)
         self._port = self._server.sockets[0].getsockname()[1]
-        self._wire = Wire(self.broker, self.url)
+        self._wire = Wire(self.broker, self.url, self.faults)
 
     async def close(self) -> None:
         """Answer every parked poll with nothing, close the connections and stop listening."""
@@ -155,25 +160,18 @@ class LocalSqs:
 
     def check(self, headers: Mapping[str, str]) -> Response | None:
         """Refuse what a web page of elsewhere could send: DNS rebinding, a foreign origin."""
-        if not _LOCAL_HOST.fullmatch(headers.get("host", "")):
-            return _page(403, {"message": "Host must be localhost, 127.0.0.1 or [::1]."})
-        origin = headers.get("origin")
-        if origin is not None and not _LOCAL_ORIGIN.fullmatch(origin):
-            return _page(403, {"message": "Requests of other sites are refused."})
-        return None
+        reason = stranger(headers)
+        return Response.of_json(403, {"message": reason}) if reason is not None else None
 
     def handle(self, request: Request, exchange: Exchange) -> Callable[[], None] | None:
-        """Answer an SQS request, or show the counters."""
-        if request.method == "POST":
-            target = request.headers.get("x-amz-target")
-            parked = self._wire.call(target, request.body, _SqsExchange(exchange))
-            self._set_timer()
-            return parked.cancel if parked is not None else None
-        if request.method in ("GET", "HEAD") and request.path == "/stats":
-            exchange.respond(_page(200, self.stats()))
-        else:
-            exchange.respond(_page(404, {"message": "POST an SQS request, or GET /stats."}))
-        return None
+        """Answer an SQS request, or one for a page."""
+        if is_page(request):
+            exchange.respond(page(request, self.faults, self.stats))
+            return None
+        target = request.headers.get("x-amz-target")
+        cancel = self._wire.call(target, request.body, _SqsExchange(exchange))
+        self._set_timer()
+        return cancel
 
     def _ring(self) -> None:
         self.broker.tick()
@@ -206,6 +204,11 @@ class LocalSqsThread:
     def url(self) -> str:
         """Return the endpoint URL."""
         return self._sqs.url
+
+    @property
+    def faults(self) -> Faults:
+        """Return what goes wrong, by wish."""
+        return self._sqs.faults
 
     def queue_url(self, name: str) -> str:
         """Return the URL of the queue called *name*, whether it exists or not."""
@@ -256,6 +259,9 @@ class _SqsExchange:
             headers["x-amzn-query-error"] = reply.error
         self._exchange.respond(Response(reply.status, reply.body, headers))
 
+    def reset(self) -> None:
+        self._exchange.reset()
+
 
 async def _serve(
     sqs: LocalSqs, started: "Future[asyncio.AbstractEventLoop]", stop: asyncio.Event
@@ -268,22 +274,3 @@ async def _serve(
     started.set_result(asyncio.get_running_loop())
     await stop.wait()
     await sqs.close()
-
-
-def _loopback(host: str) -> str:
-    # A name would be looked up: "localhost" may be two addresses, of which port 0 makes two ports.
-    if host == "localhost":
-        return "127.0.0.1"
-    try:
-        if ipaddress.ip_address(host).is_loopback:
-            return host
-    except ValueError:
-        pass  # a name: refused below
-    raise ValueError(
-        f"The local SQS has no authentication and listens on loopback only, not on {host!r}: "
-        "use 127.0.0.1, ::1 or localhost."
-    )
-
-
-def _page(status: int, content: object) -> Response:
-    return Response(status, json.dumps(content).encode(), {"Content-Type": "application/json"})

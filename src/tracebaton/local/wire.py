@@ -6,11 +6,13 @@ from typing import Any, Final
 
 from tracebaton.local import message_actions, queue_actions
 from tracebaton.local.broker import Broker
-from tracebaton.local.call import Call, Exchange, parse_request, refused, succeeded
+from tracebaton.local.call import Call, ClientExchange, parse_request, refused, succeeded
+from tracebaton.local.faults import Faults
 from tracebaton.local.message_actions import Parked
 from tracebaton.local.refusal import Refusal
+from tracebaton.local.struck import Cancel, StruckExchange
 
-__all__ = ["Wire"]
+__all__ = ["ACTIONS", "Wire"]
 
 _logger = logging.getLogger(__name__)
 
@@ -40,50 +42,69 @@ _ACTIONS: Final[Mapping[str, Action]] = {
     "TagQueue": queue_actions.tag_queue,
     "UntagQueue": queue_actions.untag_queue,
 }
+ACTIONS: Final = frozenset(_ACTIONS)
 _UNSUPPORTED: Final = frozenset({"AddPermission", "RemovePermission"})
 _TARGET_PREFIX: Final = "AmazonSQS."
 
 
 class Wire:
-    """Answers the requests of SQS clients out of one broker."""
+    """
+    Answers the requests of SQS clients out of one broker.
 
-    def __init__(self, broker: Broker, base_url: str) -> None:
+    Args:
+        faults: What befalls them.
+    """
+
+    def __init__(self, broker: Broker, base_url: str, faults: Faults | None = None) -> None:
         self._broker = broker
         self._base_url = base_url
+        self._faults = faults or Faults(ACTIONS)
 
-    def call(self, target: str | None, body: bytes, exchange: Exchange) -> Parked | None:
+    def call(self, target: str | None, body: bytes, exchange: ClientExchange) -> Cancel | None:
         """
-        Answer one request over *exchange*; a receive that waits is returned, to be cancelled.
+        Answer one request over *exchange*; return how to forget one that is answered later.
 
         Args:
             target: The ``X-Amz-Target`` header.
         """
         try:
-            answer = _action(target)(
-                Call(self._broker, self._base_url, parse_request(body), exchange)
-            )
+            name = _action_name(target)
+            request = parse_request(body)
         except Refusal as refusal:
             exchange.reply(refused(refusal))
             return None
-        except Exception:
-            # The edge of the emulator: a bug is one 500, not a dead connection.
-            _logger.exception("local_sqs.failed", extra={"target": target})
-            exchange.reply(refused(Refusal("InternalFailure", "The local SQS failed.")))
-            return None
-        if isinstance(answer, Parked):
-            return answer
-        exchange.reply(succeeded(answer))
+        strike = self._faults.strike(name, request)
+        if strike is None:
+            return _perform(name, Call(self._broker, self._base_url, request, exchange))
+        struck = StruckExchange(exchange, strike, self._broker.later)
+        call = Call(self._broker, self._base_url, request, struck, strike)
+        return struck.start(lambda: _perform(name, call))
+
+
+def _perform(name: str, call: Call) -> Cancel | None:
+    try:
+        answer = _ACTIONS[name](call)
+    except Refusal as refusal:
+        call.exchange.reply(refused(refusal))
         return None
+    except Exception:
+        # The edge of the emulator: a bug is one 500, not a dead connection.
+        _logger.exception("local_sqs.failed", extra={"action": name})
+        call.exchange.reply(refused(Refusal("InternalFailure", "The local SQS failed.")))
+        return None
+    if isinstance(answer, Parked):
+        return answer.cancel
+    call.exchange.reply(succeeded(answer))
+    return None
 
 
-def _action(target: str | None) -> Action:
+def _action_name(target: str | None) -> str:
     if target is None:
         text = "No X-Amz-Target header: the local SQS speaks the AWS JSON 1.0 protocol only."
         raise Refusal("UnknownOperationException", text)
     name = target.removeprefix(_TARGET_PREFIX)
     if name in _UNSUPPORTED:
         raise Refusal("UnsupportedOperation", f"The local SQS has no {name}.")
-    action = _ACTIONS.get(name)
-    if action is None or not target.startswith(_TARGET_PREFIX):
+    if name not in ACTIONS or not target.startswith(_TARGET_PREFIX):
         raise Refusal("UnknownOperationException", f"There is no action {target}.")
-    return action
+    return name
