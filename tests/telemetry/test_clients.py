@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import requests
+from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from otlp_receiver import OtlpReceiver
@@ -15,6 +17,7 @@ from sentry_receiver import SentryReceiver
 
 from tracebaton.errors import ConfigurationError
 from tracebaton.settings import Settings
+from tracebaton.telemetry.clients import Clients
 from tracebaton.telemetry.pipeline import build
 
 pytestmark = pytest.mark.backends
@@ -124,6 +127,20 @@ def test_a_call_carries_the_trace(otlp: OtlpReceiver) -> None:
 
     assert told["/requests"] == f"00-{call.trace_id.hex()}-{call.span_id.hex()}-03"
     assert told["/httpx"] is None
+
+
+def test_what_somebody_else_switched_on_stays_as_it_is(pipelines: Any, otlp: OtlpReceiver) -> None:
+    """A second pipeline of the process does not take the calls of the first one over."""
+    first, second = (pipelines({"OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url}) for _ in range(2))
+    try:
+        for telemetry in (first, second):
+            Clients({"requests"}).instrument(telemetry.tracer_provider, telemetry.meter_provider)
+        requests.post(otlp.url + "/call", timeout=10)
+    finally:
+        RequestsInstrumentor().uninstrument()
+    reports = [telemetry.shutdown(5).spans_exported for telemetry in (first, second)]
+
+    assert reports == [1, 0]
 
 
 @pytest.mark.parametrize("name", ["asyncpg", "redis"])
