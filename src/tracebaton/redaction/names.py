@@ -2,7 +2,7 @@
 
 import re
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, starmap
 from typing import Final
 from urllib.parse import unquote
 
@@ -28,7 +28,7 @@ _ENDINGS: Final = ("password", "passwd", "secret", "token", "apikey", "apikeys",
 #: What makes a ``key`` one that opens something; an idempotency key does not.
 _KEY_OF: Final = _words(
     "api private access secret signing encryption message auth ssh master session account"
-    " shared service"
+    " shared service hmac"
 )
 #: Secrets that are numbers; everything else that is a number is a count.
 _NUMBERS: Final = _words("pin otp totp cvv cvc ssn passcode")
@@ -59,10 +59,15 @@ def _sensitivity(name: str) -> int:
         return PLAIN
     if words[-1] in _NUMBERS:
         return SECRET_NUMBER
-    if any(word in _SECRETS or word.endswith(_ENDINGS) for word in words):
+    if words[-1] == "pass" or any(one in _SECRETS or one.endswith(_ENDINGS) for one in words):
         return SECRET
-    opens = any(last in {"key", "keys"} and first in _KEY_OF for first, last in pairwise(words))
-    return SECRET if opens else PLAIN
+    return SECRET if any(starmap(_is_secret_pair, pairwise(words))) else PLAIN
+
+
+def _is_secret_pair(first: str, second: str) -> bool:
+    if second in {"key", "keys"}:
+        return first in _KEY_OF
+    return first == "input" and second == "value"  # what pydantic refused, a password as well
 
 
 def _segments(name: str) -> list[str]:

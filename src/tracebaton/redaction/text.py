@@ -21,10 +21,15 @@ _SHORTEST: Final = 13
 #: The longest run without a space that is dropped where a text is cut: half a secret has no shape.
 _LONGEST_WORD: Final = 4096
 
-#: A name and its separator: ``name=``, ``name: ``, ``"name": ``, ``\"name\":``, ``a[name]=``.
+#: A name and its separator: ``name=``, ``name: ``, ``"name": ``, ``\"name\":``, ``a[name]=``,
+#: ``(name)=``, and ``('name', `` before a value in quotes.
 _NAME: Final = re.compile(
-    r"""(?<![\w.%\-])([\w.%\-]++)(?:\\*+["']|\])?\s{0,8}+[=:]{1,3}+>?\s{0,16}+(?:-\s)?"""
+    r"""(?<![\w.%\-])([\w.%\-]++)(?:\\*+["']|\]|\)(?==))?\s{0,8}+"""
+    r"""(?:[=:]{1,3}+>?|(,)(?=\s{0,4}[bBuU]?["']))\s{0,16}+(?:-\s)?"""
 )
+_IN_PAIR: Final = re.compile(r"""\([bBuU]?["']\Z""")
+#: The word before a name, ``API key: ``.
+_WORD_BEFORE: Final = re.compile(r"([A-Za-z]{2,12}) \Z")
 #: The same inside a percent-encoded URL, up to its next ``%26``.
 _ENCODED: Final = re.compile(
     r"(?:(?<=%[0-9A-Fa-f]{2})|(?<![\w.%\-]))([\w.\-]++)%3[Dd](?:[^\s&%]|%(?!26))++"
@@ -59,7 +64,7 @@ def redact_text(text: str, *, limit: int = TEXT_LIMIT) -> str:
         return _cut(text, limit)
     if "-----B" in text:
         text = without_pem(text)
-    if "=" in text or ":" in text or "%3" in text:
+    if "=" in text or ":" in text or "%3" in text or "('" in text or "(b'" in text:
         if "@" in text and "://" in text:
             text = without_url_password(text)
         if _may_name_a_secret(text.lower()):
@@ -87,6 +92,7 @@ def _may_name_a_secret(low: str) -> bool:
         or "pwd" in low
         or "jwt" in low
         or "bearer" in low
+        or "input_value" in low
     )
 
 
@@ -112,9 +118,14 @@ def _without_encoded(found: re.Match[str]) -> str:
 
 
 def _names_a_secret(found: re.Match[str]) -> bool:
+    name = found[1]
+    if found[2] and not _IN_PAIR.search(_before(found, 3)):
+        return False
     if _before(found) in {"", "?", "&"}:
-        return is_query_secret(found[1])
-    return is_sensitive(unquote(found[1]) if "%" in found[1] else found[1])
+        return is_query_secret(name)
+    if name.lower() in {"key", "keys"} and (word := _WORD_BEFORE.search(_before(found, 13))):
+        name = f"{word[1]} {name}"
+    return is_sensitive(unquote(name) if "%" in name else name)
 
 
 def _is_count(name: str, value: str) -> bool:
@@ -147,15 +158,15 @@ def _open_end(found: re.Match[str]) -> int:
     return word.end() if word else start
 
 
-def _before(found: re.Match[str]) -> str:
+def _before(found: re.Match[str], count: int = 1) -> str:
     start = found.start()
-    return found.string[start - 1 : start] if start else ""
+    return found.string[max(0, start - count) : start]
 
 
 def _opens_its_line(found: re.Match[str]) -> bool:
-    start = found.start()
-    indent = found.string[max(0, start - _INDENT) : start]
-    return not indent.rpartition("\n")[2].strip(" >") and ("\n" in indent or start < _INDENT)
+    indent = _before(found, _INDENT)
+    whole = "\n" in indent or len(indent) < _INDENT
+    return whole and not indent.rpartition("\n")[2].strip(" >")
 
 
 def _closing_quote(text: str, start: int, quote: str) -> int:

@@ -97,9 +97,21 @@ class _Walk:
             return f"<{type(value).__name__} of {len(value)}>"
         if is_mapping:
             return self.mapping(value, secret, depth)
+        if (
+            len(value) == 2
+            and isinstance(value, list | tuple)
+            and isinstance(value[0], str | bytes)
+        ):
+            return self._pair(value[0], value[1], secret, depth)
         room = min(self.limits.items, self.left)
         kept = [self.value(item, secret, depth + 1) for item in islice(value, room)]
         return kept if len(kept) == len(value) else [*kept, f"… {len(value) - len(kept)} more"]
+
+    def _pair(self, first: str | bytes, second: Any, secret: int, depth: int) -> list[Any]:
+        """Return two values, of which the first may be the second's name: a header's, say."""
+        name = first if isinstance(first, str) else first[:_KEY].decode("latin-1")
+        own = secret or (sensitivity(name) if isinstance(second, str | bytes) else PLAIN)
+        return [self.value(first, secret, depth + 1), self.value(second, own, depth + 1)]
 
     def mapping(self, mapping: Mapping[Any, Any], secret: int, depth: int) -> dict[str, Any]:
         """Return the first entries of *mapping* under string keys."""
