@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from tracebaton.errors import ConfigurationError
 from tracebaton.settings import (
     ENVIRONMENT,
+    INSTRUMENTATIONS,
     Settings,
     child_environment,
     prefer_stable_http_conventions,
@@ -253,6 +254,24 @@ def test_lists_are_separated_by_commas() -> None:
     settings = Settings.load({"TRACEBATON_TRUST_BAGGAGE": "tenant, ,plan,"})
 
     assert settings.trust_baggage == {"tenant", "plan"}
+
+
+def test_libraries_to_instrument_are_known_ones() -> None:
+    """A name that is none is told with those that are."""
+    line = refused({"TRACEBATON_INSTRUMENT": f"{min(INSTRUMENTATIONS)}, tractor"})
+
+    assert line.startswith("TRACEBATON_INSTRUMENT: does not know tractor, use some of ")
+    assert Settings.load({"TRACEBATON_INSTRUMENT": ",".join(INSTRUMENTATIONS)}).instrument == {
+        *INSTRUMENTATIONS
+    }
+
+
+def test_several_message_keys_let_one_be_replaced() -> None:
+    """The first signs, all verify; a list of blanks is no key at all."""
+
+    assert Settings.load({}).message_keys == ()
+    assert Settings.load({"TRACEBATON_MESSAGE_KEY": "new, old,"}).message_keys == ("new", "old")
+    assert refused({"TRACEBATON_MESSAGE_KEY": " , ,"}) == "TRACEBATON_MESSAGE_KEY: names no key"
 
 
 def test_credentials_of_the_environment_are_seen() -> None:
