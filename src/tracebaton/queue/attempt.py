@@ -69,10 +69,9 @@ class Attempt:
 
     @property
     def event(self) -> TaskEvent:
-        """Return what the message asks for; only a readable message gets as far as to need it."""
+        """Return what the message asks for."""
         event = self.incoming.event
-        if event is None:
-            raise AssertionError("An unreadable message has no event.")
+        assert event is not None  # only a readable message gets as far as to be asked
         return event
 
 

@@ -158,8 +158,8 @@ class Delivery:
         if not incoming.own:
             await self._adopt(attempt)
         kind = self._registry[attempt.event.type]
-        self._check_age(kind, incoming)
-        return kind, _validated(kind, incoming)
+        self._check_age(kind, attempt)
+        return kind, _validated(kind, attempt)
 
     async def _adopt(self, attempt: Attempt) -> None:
         """Make the task of a foreign message, which no producer of ours has saved."""
@@ -176,11 +176,11 @@ class Delivery:
         )
         await self._store.create(task, exist_ok=True)
 
-    def _check_age(self, kind: TaskType, incoming: Incoming) -> None:
-        since = incoming.enqueued_at()
-        if kind.max_age is None or since is None or incoming.event is None:
+    def _check_age(self, kind: TaskType, attempt: Attempt) -> None:
+        since = attempt.incoming.enqueued_at()
+        if kind.max_age is None or since is None:
             return
-        age = self._now() - since - incoming.event.delay_seconds
+        age = self._now() - since - attempt.event.delay_seconds
         if age > kind.max_age:
             raise MessageTooOld(
                 f"The message waited {round(age)} s, tasks of type {kind.name!r} may wait"
@@ -253,11 +253,9 @@ class Delivery:
             ) from exc
 
 
-def _validated(kind: TaskType, incoming: Incoming) -> BaseModel:
-    event = incoming.event
-    if event is None:
-        raise AssertionError("An unreadable message has no data.")
-    if incoming.own and event.schema_version != kind.version:
+def _validated(kind: TaskType, attempt: Attempt) -> BaseModel:
+    event = attempt.event
+    if attempt.incoming.own and event.schema_version != kind.version:
         raise UnknownSchemaVersion(
             f"The message has schema version {event.schema_version!r},"
             f" this worker knows {kind.version!r} of {kind.name!r}."

@@ -127,10 +127,10 @@ class Leases:
         return True
 
     def settle(self, lease: Lease) -> bool:
-        """Stop extending *lease* before its message is settled; False if it is lost already."""
-        if lease.state == "held" and self._ran_out(lease):
+        """Stop extending *lease* before its message is settled, once; False if it is lost."""
+        if self._ran_out(lease):
             lease.over("lost")  # the heartbeat hangs in a call and has not seen it yet
-        if not lease.held:
+        if lease.state != "held":
             return False
         lease.state = "settling"
         return True

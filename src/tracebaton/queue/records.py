@@ -34,6 +34,19 @@ class LeaseRecords:
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
 
+    async def give_back(self, leases: Sequence[Lease]) -> None:
+        """Write that nobody runs the tasks of *leases*; whoever has started one since, keeps it."""
+        if self._store is None:
+            return
+        for lease in leases:
+            if lease.task_id is None:
+                continue
+            try:
+                attempt = lease.message.receive_count
+                await self._store.retry(lease.task_id, attempt=attempt, failure=None)
+            except TracebatonError as exc:
+                _failed(exc)
+
     def close(self) -> None:
         """Leave off; what is not written runs out by itself."""
         for task in self._writes:
@@ -43,5 +56,9 @@ class LeaseRecords:
         try:
             await store.renew(owners, lease_until=until)
         except TracebatonError as exc:
-            fields = {"code": exc.code, "reason": str(exc.__cause__ or exc)}
-            _log.warning("task_store.failed", extra={"fields": fields})
+            _failed(exc)
+
+
+def _failed(exc: TracebatonError) -> None:
+    fields = {"code": exc.code, "reason": str(exc.__cause__ or exc)}
+    _log.warning("task_store.failed", extra={"fields": fields})

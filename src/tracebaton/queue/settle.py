@@ -45,6 +45,11 @@ class Settler:
         self._start()
         return await ack.done
 
+    async def flush(self) -> None:
+        """Wait until nothing waits to be deleted."""
+        while self._running:
+            await asyncio.wait(set(self._running))
+
     def _start(self) -> None:
         if self._busy < self._calls and self._waiting:
             self._busy += 1

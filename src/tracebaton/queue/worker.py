@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from opentelemetry.trace import Tracer
@@ -260,24 +261,27 @@ class Worker:
             )
             hurry.cancel()
             everything.cancel()
-        left = dict(self._running)
+        # What is being settled may end: a finished message is not given back.
+        left = {task: lease for task, lease in self._running.items() if lease.state == "held"}
         for task in left:
             task.cancel()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(RELEASE_SECONDS):
-                await self._release([lease for lease in left.values() if lease.held])
-                if left:
-                    await asyncio.wait(set(left))
-        except TimeoutError:
-            pass
-        self._abandoned = len([lease for lease in left.values() if lease.held]) - self._released
+                await self._release(list(left.values()))
+                while self._running:
+                    await asyncio.wait(set(self._running))
+                await self._settler.flush()
+        settling = [lease for task, lease in self._running.items() if task not in left]
+        unfinished = [lease for lease in left.values() if lease.held]
+        self._abandoned = len(unfinished) - self._released + len(settling)
 
     async def _release(self, leases: list[Lease]) -> None:
-        changes = [
-            (lease.message.receipt_handle, 0) for lease in leases if self._leases.settle(lease)
-        ]
-        for start in range(0, len(changes), BATCH):
-            self._released += await self._make_visible(changes[start : start + BATCH])
+        ours = [lease for lease in leases if self._leases.settle(lease)]
+        for start in range(0, len(ours), BATCH):
+            batch = ours[start : start + BATCH]
+            changes = [(lease.message.receipt_handle, 0) for lease in batch]
+            self._released += await self._make_visible(changes)
+        await self._records.give_back(ours)
 
 
 def _pollers(concurrency: int, *, fifo: bool) -> int:
