@@ -244,6 +244,8 @@ def test_the_search_box_finds_a_trace(page, viewer, expect, text):
     page.keyboard.press("/")
     page.keyboard.type(text)
     expect(page.locator(".trace")).to_have_count(1)
+    # The first letters may find it already: wait until the address has all that was typed.
+    page.wait_for_function("text => decodeURIComponent(location.hash).endsWith(text)", arg=text)
 
     assert page.locator(".trace .name").inner_text() == "POST /v1/ai/chat"
     page.reload()

@@ -131,7 +131,8 @@ async def _remote(
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     body = {"model": model, "messages": [{"role": "user", "content": request.message}]}
     async with httpx.AsyncClient(timeout=_MODEL_TIMEOUT) as client:
-        HTTPXClientInstrumentor.instrument_client(client)
+        if not HTTPXClientInstrumentor().is_instrumented_by_opentelemetry:
+            HTTPXClientInstrumentor.instrument_client(client)
         try:
             answer = await client.post(
                 f"{url.rstrip('/')}/chat/completions", json=body, headers=headers
