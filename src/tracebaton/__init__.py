@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tracebaton.application import Tracebaton as Tracebaton
+    from tracebaton.audit import audited as audited
     from tracebaton.context import RequestStore as RequestStore
     from tracebaton.context import current as current
     from tracebaton.errors import Reject as Reject
@@ -33,6 +34,7 @@ _HOME = {
     "Tracebaton": "application",
     "TracebatonError": "errors",
     "Worker": "queue.worker",
+    "audited": "audit",
     "configure_logging": "logs",
     "configure_telemetry": "runtime",
     "current": "context",
@@ -49,6 +51,7 @@ __all__ = [
     "Tracebaton",
     "TracebatonError",
     "Worker",
+    "audited",
     "configure_logging",
     "configure_telemetry",
     "current",
