@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from opentelemetry.trace import Span
 
+from tracebaton.metrics import Measurement
 from tracebaton.queue.event import TaskEvent
 from tracebaton.queue.incoming import Incoming
 from tracebaton.queue.lease import Lease
@@ -51,6 +52,7 @@ class Attempt:
     incoming: Incoming
     lease: Lease
     span: Span
+    measurement: Measurement
 
     @property
     def number(self) -> int:

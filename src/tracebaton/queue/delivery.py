@@ -29,6 +29,7 @@ from tracebaton.errors import (
     MessageTooOld,
     UnknownSchemaVersion,
 )
+from tracebaton.metrics import MessagingMetrics
 from tracebaton.problems import Reporter
 from tracebaton.propagation import MessageContext, Propagator
 from tracebaton.queue.attempt import Attempt, Verdict, process_attributes
@@ -64,8 +65,10 @@ class Delivery:
         threads: HandlerThreads,
         store_type: type[RequestStore] = RequestStore,
         quarantine: Quarantine | None = None,
+        metrics: MessagingMetrics | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
+        self._metrics = metrics or MessagingMetrics()
         self._queue_name = queue_name
         self._reader = reader
         self._registry = registry
@@ -93,10 +96,11 @@ class Delivery:
             self._reporter.isolated(),
             context.entered(self._request(incoming, extracted), extracted.context),
             self._span(incoming, lease, links) as span,
+            self._metrics.processing(self._queue_name) as measurement,
         ):
             ids = span.get_span_context()
             context.bind_trace(trace.format_trace_id(ids.trace_id) if ids.is_valid else None)
-            attempt = Attempt(incoming, lease, span)
+            attempt = Attempt(incoming, lease, span, measurement)
             try:
                 checked = await self._checked(attempt)
             except MessageError as exc:

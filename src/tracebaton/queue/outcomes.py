@@ -73,6 +73,7 @@ class Outcomes:
     ) -> Verdict:
         """End the task with the problem of *exc*."""
         problems.record(exc, outcome, attempt.span)
+        attempt.measurement.error_type = outcome.error_type
         attempt.span.set_attribute(TASK_STATUS, status.value)
         error = self.problem(attempt, outcome)
         if not await self.written(self._finish(attempt, status, error=error)):
@@ -158,6 +159,7 @@ class Outcomes:
         delay = self.policy.delay(attempt.receives) if asked is None else max(0, round(asked))
         if not isinstance(exc, RetryLater):
             problems.record(exc, outcome, attempt.span)
+        attempt.measurement.error_type = outcome.error_type
         said: dict[str, str | int] = {
             "attempt": attempt.number,
             "code": outcome.code,

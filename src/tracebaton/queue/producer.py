@@ -13,8 +13,9 @@ from opentelemetry import context as otel
 from opentelemetry.trace import Tracer
 from pydantic import BaseModel
 
-from tracebaton import context
+from tracebaton import context, problems
 from tracebaton.errors import QueueUnavailable, TracebatonError
+from tracebaton.metrics import MessagingMetrics
 from tracebaton.propagation import Propagator
 from tracebaton.queue.batches import send_all
 from tracebaton.queue.event import Propagate, TaskEvent
@@ -56,6 +57,7 @@ class Producer:
         propagator: Propagator,
         source: str,
         keys: MessageKeys | None = None,
+        metrics: MessagingMetrics | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -75,6 +77,7 @@ class Producer:
         self._source = source
         self._keys = keys
         self._now = now
+        self._metrics = metrics or MessagingMetrics()
         self._remembered: OrderedDict[str, Task] = OrderedDict()
 
     async def enqueue(
@@ -111,11 +114,14 @@ class Producer:
             attributes or {},
         )
         sending = await self._prepared(item)
+        started = time.perf_counter()
         try:
             message_id = await self._send(sending.message)
         except BaseException as exc:
+            self._measure([(sending, exc)], time.perf_counter() - started)
             await self._refused(sending, exc)
             raise
+        self._measure([(sending, None)], time.perf_counter() - started)
         return await self._accepted(sending, message_id)
 
     async def enqueue_many(
@@ -147,7 +153,11 @@ class Producer:
             for item in given:  # one by one: what is open when it is cancelled has to be known
                 prepared.append(await self._attempted(item))  # noqa: PERF401
             sendings = [one for one in prepared if isinstance(one, Sending)]
+            started = time.perf_counter()
             outcomes = await self._send_all([sending.message for sending in sendings])
+            errors = [sent.error if sent.message_id is None else None for sent in outcomes]
+            if sendings:
+                self._measure(zip(sendings, errors, strict=True), time.perf_counter() - started)
         except BaseException as exc:
             for sending in prepared:
                 if isinstance(sending, Sending):
@@ -156,6 +166,18 @@ class Producer:
         settled = zip(sendings, outcomes, strict=True)
         tasks = iter([await self._settled(sending, sent) for sending, sent in settled])
         return [next(tasks) if isinstance(one, Sending) else one for one in prepared]
+
+    def _measure(
+        self, sent: Iterable[tuple[Sending, BaseException | None]], seconds: float | None
+    ) -> None:
+        """Count each message and, with the first one, the call it left with."""
+        for sending, exc in sent:
+            if exc is None or isinstance(exc, Exception):  # a cancellation is no failure
+                error_type = None if exc is None else problems.outcome_of(exc).error_type
+                self._metrics.sent(
+                    self._queue.name, seconds, error_type=error_type, context=sending.context
+                )
+                seconds = None
 
     async def _attempted(self, item: Item) -> Sending | TracebatonError:
         try:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from tracebaton.errors import TracebatonError
+from tracebaton.metrics import MessagingMetrics
 from tracebaton.queue.sqs import BATCH, Queue, Received, Sqs
 
 __all__ = ["Receiver", "Room"]
@@ -76,6 +77,7 @@ class Receiver:
         stopping: asyncio.Event,
         most: int = BATCH,
         wait_seconds: int = WAIT_SECONDS,
+        metrics: MessagingMetrics | None = None,
     ) -> None:
         """
         Set what to poll.
@@ -91,6 +93,7 @@ class Receiver:
         self._stopping = stopping
         self._most = most
         self._wait = wait_seconds
+        self._metrics = metrics or MessagingMetrics()
         self._failures = 0
         #: Monotonic moment of the last receive that SQS answered, None before the first.
         self.answered_at: float | None = None
@@ -116,7 +119,7 @@ class Receiver:
                 self._room.give_back(places - received)
 
     async def _receive(self, places: int) -> int:
-        poll = _Poll(self._sqs, self._stopping)
+        poll, started = _Poll(self._sqs, self._stopping), time.perf_counter()
         try:
             outcome, arrived = await poll.run(
                 await self._queue.url(),
@@ -126,6 +129,7 @@ class Receiver:
             )
         except TracebatonError as exc:  # the queue's URL could not be looked up
             outcome, arrived = exc, time.monotonic()
+        self._measure(outcome, time.perf_counter() - started)
         if isinstance(outcome, TracebatonError):
             await self._back_off(outcome)
             return 0
@@ -136,6 +140,15 @@ class Receiver:
         for message in outcome:
             self._deliver(message, arrived)
         return len(outcome)
+
+    def _measure(self, outcome: list[Received] | TracebatonError, seconds: float) -> None:
+        failed = isinstance(outcome, TracebatonError)
+        self._metrics.received(
+            self._queue.name,
+            seconds,
+            messages=0 if isinstance(outcome, TracebatonError) else len(outcome),
+            error_type=type(outcome).__qualname__ if failed else None,
+        )
 
     async def _back_off(self, error: TracebatonError) -> None:
         ceiling = min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** min(self._failures, 10))

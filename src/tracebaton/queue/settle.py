@@ -6,10 +6,12 @@ for its own reasons are tried again, bounded, and what remains undeleted is repo
 """
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
 from tracebaton.errors import QueueUnavailable
+from tracebaton.metrics import MessagingMetrics
 from tracebaton.queue.sqs import BATCH, Entry, Sqs
 
 __all__ = ["Settler"]
@@ -30,7 +32,16 @@ class _Ack:
 class Settler:
     """Deletes the finished messages of one queue."""
 
-    def __init__(self, sqs: Sqs, queue_url: str, *, calls: int = 2) -> None:
+    def __init__(
+        self,
+        sqs: Sqs,
+        queue_url: str,
+        *,
+        calls: int = 2,
+        metrics: MessagingMetrics | None = None,
+    ) -> None:
+        self._metrics = metrics or MessagingMetrics()
+        self._name = queue_url.rsplit("/", 1)[-1]
         self._sqs = sqs
         self._queue_url = queue_url
         self._calls = calls
@@ -74,14 +85,17 @@ class Settler:
                 await asyncio.sleep(_PAUSE * 2 ** (again[0].tries - 1))
 
     async def _delete(self, batch: list[_Ack]) -> list[_Ack]:
+        started, error_type = time.perf_counter(), None
         try:
             outcomes = await self._sqs.delete(self._queue_url, [ack.handle for ack in batch])
-        except QueueUnavailable:
-            outcomes = ["again"] * len(batch)
+        except QueueUnavailable as exc:
+            outcomes, error_type = ["again"] * len(batch), type(exc).__qualname__
         except BaseException:
             for ack in batch:
                 ack.done.cancel()
             raise
+        seconds = time.perf_counter() - started
+        self._metrics.settled(self._name, seconds, operation="ack", error_type=error_type)
         return [ack for ack, outcome in zip(batch, outcomes, strict=True) if _again(ack, outcome)]
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from tracebaton.errors import MessageTooLarge, QueueUnavailable, TracebatonError
 from tracebaton.queue.message import Attribute, Outgoing, Received, Sent, received, request_entry
@@ -213,7 +214,7 @@ class Sqs:
             if not deliver(messages):
                 self._release(queue_url, messages)
 
-        thread = threading.Thread(target=run, name="tracebaton-poll", daemon=True)
+        thread = threading.Thread(target=lambda: _unseen(run), name="tracebaton-poll", daemon=True)
         thread.start()
         return thread
 
@@ -234,9 +235,15 @@ class Sqs:
 
     async def _call(self, work: Callable[[], Result]) -> Result:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, _unseen, work)
         except (ClientError, BotoCoreError) as exc:
             raise _ours(exc) from exc
+
+
+def _unseen(work: Callable[[], Result]) -> Result:
+    """Run *work* out of sight of instrumentations: the spans of our calls are our own."""
+    with suppress_instrumentation():
+        return work()
 
 
 def _client(access: SqsAccess, *, pool: int, read_timeout: float) -> "SQSClient":
