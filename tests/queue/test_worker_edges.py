@@ -13,7 +13,7 @@ from opentelemetry.trace import NoOpTracer
 
 from tracebaton.context import RequestStore, current, entered
 from tracebaton.errors import StoreUnavailable
-from tracebaton.problems import NO_REPORTER
+from tracebaton.problems import NO_REPORTER, Outcome
 from tracebaton.propagation import Propagator
 from tracebaton.queue.event import TaskEvent, encode
 from tracebaton.queue.sqs import Queue
@@ -21,8 +21,8 @@ from tracebaton.queue.worker import Worker
 from tracebaton.tasks import Registry, Task, TaskStatus, TaskType
 from tracebaton.tasks.sqlite import SqliteTaskStore
 
-from .conftest import Bench, Note, until, working
-from .scripted_sqs import ScriptedSqs
+from .conftest import Bench, Note, Reports, until, working
+from .scripted_sqs import ScriptedSqs, failed
 
 EVENT = TaskEvent(id="0191", source="/elsewhere", type="note", time="", data={})
 
@@ -273,3 +273,75 @@ async def test_a_reporter_that_sends_nothing_names_no_event(
     for event in ("task.dead", "message.quarantined"):
         (line,) = said(caplog, event)
         assert "sentry_event_id" not in vars(line)["fields"]
+
+
+class Broken(Reports):
+    """A reporter with a mistake in it."""
+
+    def report(self, exc: BaseException, outcome: Outcome, **details: Any) -> str | None:
+        """Fail."""
+        raise RuntimeError("our own mistake")
+
+
+async def test_our_own_mistake_keeps_message_and_worker(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged; the message comes again by itself, and its place is free."""
+    runs: list[str] = []
+    bench.handle(lambda note: runs.append(note.text))
+    await bench.send("no JSON")
+    worker = bench.worker(reporter=Broken(), quarantine=bench.quarantine, concurrency=1)
+    async with working(worker):
+        await spoken(caplog, "worker.failure")
+        await bench.producer().enqueue("note", Note())
+        await until(_length(runs), bool)
+
+    assert bench.local.stats()["tasks"]["in_flight"] == 1
+    assert worker.in_hand == 0
+
+
+def _length(values: list[Any]) -> Any:
+    async def ask() -> int:
+        return len(values)
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("fails", "body", "event"),
+    [
+        ("DeleteMessageBatch", encode(EVENT), "ack.failed"),
+        ("ChangeMessageVisibilityBatch", "no JSON", "visibility.failed"),
+    ],
+)
+async def test_a_settle_that_sqs_refuses_is_said(
+    caplog: pytest.LogCaptureFixture, fails: str, body: str, event: str
+) -> None:
+    """Nothing else can be done: the message comes again when its lease runs out."""
+
+    def answer(action: str, request: dict[str, Any]) -> Any:
+        if action == "ReceiveMessage":
+            message = {"MessageId": "m", "ReceiptHandle": "h", "Body": body}
+            first = sum(one == action for one, _ in sqs.requests) == 1
+            return {"Messages": [message]} if first else {}
+        if action == fails and action == "ChangeMessageVisibilityBatch":
+            return 403, "AccessDenied"
+        return failed("0", code="ReceiptHandleIsInvalid", sender=True)
+
+    registry = Registry()
+    registry.add(TaskType(name="note", model=Note, handler=lambda note: None))
+    with ScriptedSqs(answer) as sqs:
+        client = sqs.client()
+        worker = Worker(
+            client,
+            Queue(client, url=sqs.queue_url),
+            registry=registry,
+            store=None,
+            tracer=NoOpTracer(),
+            propagator=Propagator(),
+        )
+        async with working(worker):
+            await spoken(caplog, event)
+        await client.close()
+
+    assert [line.levelname for line in said(caplog, event)] == ["WARNING"]

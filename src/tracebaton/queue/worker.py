@@ -214,15 +214,8 @@ class Worker:
             work.cancel()
 
         lease.when_over(over)
-        try:
-            verdict = await work
-        except asyncio.CancelledError:
-            if not work.cancelled():  # the drain deadline cancelled us: stop the handler first
-                work.cancel()
-                await asyncio.wait({work})
-                raise
-            return
-        await self._settle(lease, verdict)
+        # A cancellation, of the lease or of the drain, ends the handler first: it is what we await.
+        await self._settle(lease, await work)
 
     async def _settle(self, lease: Lease, verdict: Verdict) -> None:
         if not self._leases.settle(lease):
