@@ -2,7 +2,8 @@
 An SQS on loopback, for home and for tests: part of the base install, nothing to set up.
 
 ``queues`` holds the semantics as pure code on a clock that a test can move, ``wire`` speaks the
-AWS JSON protocol, ``server`` listens. Where emulators differ, AWS's documentation decides.
+AWS JSON protocol, ``server`` listens, ``faults`` break calls on request. Where emulators differ,
+AWS's documentation decides.
 """
 
 from tracebaton.local.clock import Clock, ManualClock, SystemClock

@@ -5,10 +5,11 @@ import binascii
 import hashlib
 import re
 import struct
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
+
+import uuid_utils
 
 from tracebaton.local.clock import Clock
 from tracebaton.local.refusal import Refusal, invalid, missing
@@ -87,6 +88,12 @@ class Content:
         if not body:
             raise missing("MessageBody")
         _check_characters(body)
+        group_id = entry.get("MessageGroupId")
+        if group_id is not None:
+            check_token("MessageGroupId", group_id)
+        deduplication_id = entry.get("MessageDeduplicationId")
+        if deduplication_id is not None:
+            check_token("MessageDeduplicationId", deduplication_id)
         attributes = _attributes(entry.get("MessageAttributes") or {})
         encoded = body.encode()
         return cls(
@@ -95,8 +102,8 @@ class Content:
             attributes=attributes,
             attributes_digest=digest(attributes) if attributes else None,
             trace_header=_trace_header(entry.get("MessageSystemAttributes") or {}),
-            group_id=check_token("MessageGroupId", entry),
-            deduplication_id=check_token("MessageDeduplicationId", entry),
+            group_id=group_id,
+            deduplication_id=deduplication_id,
             size=len(encoded) + sum(attribute.size for attribute in attributes),
         )
 
@@ -137,7 +144,7 @@ class Message:
     def new(cls, content: Content, clock: Clock) -> "Message":
         """Return a message with *content* that is sent now, under a fresh id."""
         return cls(
-            id=str(uuid.uuid4()),
+            id=str(uuid_utils.uuid4()),
             content=content,
             sent=clock.monotonic(),
             sent_at=int(clock.wall() * 1000),
@@ -180,13 +187,11 @@ class Selection:
         return chosen, digest(chosen) if chosen else None
 
 
-def check_token(name: str, request: Mapping[str, Any]) -> str | None:
-    """Return the id called *name*, None if it is absent; its characters are checked."""
-    token = request.get(name)
-    if token is not None and not _TOKEN.fullmatch(token):
+def check_token(name: str, token: str) -> None:
+    """Refuse an id, the parameter *name*, for its characters or its length."""
+    if not _TOKEN.fullmatch(token):
         reason = f"{name} can only include alphanumeric and punctuation characters. "
         raise invalid(token, name, f"{reason}1 to 128 in length.")
-    return token
 
 
 def _check_characters(text: str) -> None:

@@ -53,7 +53,7 @@ def send_message(call: Call) -> Answer:
     """Add one message."""
     queue = call.queue()
     content = Content.parse(call.request)
-    return _sent(queue, call.request, content, f"are invalid. {_too_long(queue)}")
+    return _sent(queue, call.request, content, "are invalid")
 
 
 def send_message_batch(call: Call) -> Answer:
@@ -70,7 +70,7 @@ def send_message_batch(call: Call) -> Answer:
         content = contents[entry["Id"]]
         if isinstance(content, Refusal):
             raise content
-        return _sent(queue, entry, content, f"cannot be validated. {_too_long(queue)}")
+        return _sent(queue, entry, content, "cannot be validated")
 
     return _each(call, entries, send)
 
@@ -89,7 +89,9 @@ def receive_message(call: Call) -> Answer | Parked:
         default=queue.attributes.visibility_timeout,
     )
     wait = whole(request, "WaitTimeSeconds", most=20, default=queue.attributes.receive_wait_seconds)
-    attempt = check_token("ReceiveRequestAttemptId", request)
+    attempt = request.get("ReceiveRequestAttemptId")
+    if attempt is not None:
+        check_token("ReceiveRequestAttemptId", attempt)
     show = _shown(request)
     if call.strike is not None:
         call.strike.arrive(queue)
@@ -144,15 +146,11 @@ def _parsed(queue: Queue, entry: Answer) -> Content | Refusal:
     return content
 
 
-def _too_long(queue: Queue) -> str:
-    size = queue.attributes.maximum_message_size
-    return f"Reason: Message must be shorter than {size} bytes."
-
-
-def _sent(queue: Queue, entry: Answer, content: Content, too_long: str) -> Answer:
-    if content.size > queue.attributes.maximum_message_size:
-        text = f"One or more parameters {too_long}"
-        raise Refusal("InvalidParameterValueException", text)
+def _sent(queue: Queue, entry: Answer, content: Content, verdict: str) -> Answer:
+    most = queue.attributes.maximum_message_size
+    if content.size > most:
+        text = f"One or more parameters {verdict}. Reason: Message must be shorter than {most} "
+        raise Refusal("InvalidParameterValueException", f"{text}bytes.")
     delay = entry.get("DelaySeconds")
     if delay is not None and not 0 <= delay <= 900:
         raise invalid(delay, "DelaySeconds", "DelaySeconds must be >= 0 and <= 900.")

@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self, TypeVar
+
+import uuid_utils
 
 from tracebaton.local.broker import ACCOUNT, Broker
 from tracebaton.local.call import Reply
@@ -253,7 +254,7 @@ class _SqsExchange:
     def reply(self, reply: Reply) -> None:
         headers = {
             "Content-Type": "application/x-amz-json-1.0",
-            "x-amzn-RequestId": str(uuid.uuid4()),
+            "x-amzn-RequestId": str(uuid_utils.uuid4()),
         }
         if reply.error is not None:
             headers["x-amzn-query-error"] = reply.error

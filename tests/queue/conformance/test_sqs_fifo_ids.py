@@ -55,6 +55,19 @@ def test_longest_fifo_name(sqs):
     assert made["QueueUrl"].endswith(name)
 
 
+def test_fifo_queue_is_made_once(sqs, url):
+    """The same attributes give the same queue, others are refused."""
+    name = url.rpartition("/")[2]
+    fifo = {"FifoQueue": "true"}
+    create = sqs.client.create_queue
+
+    again = create(QueueName=name, Attributes={**fifo, "ContentBasedDeduplication": "false"})
+    other = {**fifo, "ContentBasedDeduplication": "true"}
+
+    assert again["QueueUrl"] == url
+    assert sqs.refusal(lambda: create(QueueName=name, Attributes=other)) == "QueueNameExists"
+
+
 def test_attributes_of_a_new_fifo_queue(sqs, url):
     """Normal throughput, no content-based deduplication."""
     names = ["FifoQueue", "ContentBasedDeduplication", "DeduplicationScope", "FifoThroughputLimit"]
