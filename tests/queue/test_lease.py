@@ -266,6 +266,46 @@ async def test_an_entry_that_is_lost_does_not_take_the_others_along() -> None:
     assert [lease.state for lease in held] == ["held", "lost", "held"]
 
 
+async def test_an_answer_about_an_old_handle_is_nothing_to_the_new_one() -> None:
+    """The message came again, and was adopted, while the beat was on its way."""
+    clock = ManualClock()
+    asked, go = threading.Event(), threading.Event()
+
+    def answer(action: str, request: dict[str, Any]) -> Any:
+        asked.set()
+        go.wait(5)
+        return failed("0", code="ReceiptHandleIsInvalid", sender=True)
+
+    with ScriptedSqs(answer) as sqs:
+        client = sqs.client()
+        leases = scripted_leases(sqs, client, clock)
+        lease = leases.add(message(), received_at=0)
+        clock.advance(20)
+        beating = asyncio.create_task(beat(leases))
+        assert await asyncio.to_thread(asked.wait, 5)
+        again = Received(message_id="m0", receipt_handle="new", body="")
+        adopted = leases.adopt(again, received_at=20)
+        go.set()
+        await beating
+        await client.close()
+
+    assert adopted
+    assert (lease.state, lease.message, lease.deadline) == ("held", again, 80)
+
+
+def test_only_a_lease_that_holds_adopts(bench: Bench) -> None:
+    """Not of a message that nobody has, nor one that is over or about to be settled."""
+    nobodys = bench.leases.adopt(message(), received_at=0)
+    lease = bench.leases.add(message(), received_at=0)
+    bench.clock.advance(58)
+    too_late = bench.leases.adopt(message(), received_at=58)
+    lease = bench.leases.add(message(), received_at=58)
+    bench.leases.settle(lease)
+
+    assert (nobodys, too_late) == (False, False)
+    assert bench.leases.adopt(message(), received_at=58) is False
+
+
 async def test_the_heartbeat_runs_by_itself() -> None:
     """As a task, from one extension to the next, past calls that fail; until it is cancelled."""
     beats = threading.Semaphore(0)

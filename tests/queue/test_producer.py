@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import INVALID_SPAN
 
 from tracebaton.context import RequestStore, current, entered
 from tracebaton.errors import (
@@ -22,6 +24,7 @@ from tracebaton.queue.batches import batches
 from tracebaton.queue.event import decode
 from tracebaton.queue.message import Outgoing
 from tracebaton.queue.producer import Item, Producer
+from tracebaton.queue.sending import Sending
 from tracebaton.queue.signature import MessageKeys
 from tracebaton.queue.sqs import Queue
 from tracebaton.tasks import Task, TaskStatus
@@ -286,7 +289,8 @@ async def test_nothing_to_send_is_no_call(bench: Bench) -> None:
 
 
 def test_batches_split_by_ten_and_by_bytes() -> None:
-    """In order; a large one goes alone."""
+    """In order; a large one goes alone, and nothing is no batch."""
+    assert list(batches([])) == []
     sizes = [1] * 12 + [600, 600, 400, 1001, 1]
     messages = [Outgoing(body="x" * size) for size in sizes]
 
@@ -372,6 +376,75 @@ async def test_a_partial_failure_marks_only_the_failed(bench: Bench) -> None:
     assert [span.attributes.get("error.type") for span in spans] == [None, "QueueUnavailable", None]
     assert [task is None for task in tasks] == [False, True, False]
     assert "InvalidMessageContents" in str(results[1].__cause__)  # type: ignore[union-attr]
+
+
+async def test_an_entry_that_never_succeeds_is_given_up(bench: Bench) -> None:
+    """After four tries, the others long sent."""
+    with ScriptedSqs(answering(*[{"0": "InternalError"}] * 9)) as sqs:
+        results = await scripted(bench, sqs).enqueue_many([("note", Note())] * 2)
+        calls = [len(request["Entries"]) for action, request in sqs.requests if "Send" in action]
+
+    assert [type(result) for result in results] == [QueueUnavailable, Task]
+    assert calls == [2, 1, 1, 1]
+
+
+class Unforgetting(SqliteTaskStore):
+    """A store from which nothing can be removed."""
+
+    async def forget(self, task_id: str) -> None:
+        """Fail."""
+        raise StoreUnavailable()
+
+
+async def test_the_failed_send_is_what_the_caller_hears_of(
+    bench: Bench, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not that its task could not be taken back, which is said in the log."""
+
+    def answer(action: str, request: dict[str, Any]) -> Any:
+        return {"Attributes": {}} if action == "GetQueueAttributes" else (403, "AccessDenied")
+
+    bench.store = Unforgetting(tmp_path / "tasks.db")
+    with ScriptedSqs(answer) as sqs, pytest.raises(QueueUnavailable):
+        await scripted(bench, sqs).enqueue("note", Note())
+    await bench.store.close()
+
+    assert "task_store.failed" in [record.message for record in caplog.records]
+
+
+async def test_a_cancelled_batch_keeps_what_failed_before_it(bench: Bench) -> None:
+    """Only what was prepared has something to take back."""
+    loop, called, release = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def answer(action: str, request: dict[str, Any]) -> Any:
+        if action != "GetQueueAttributes":
+            loop.call_soon_threadsafe(called.set)
+            release.wait(5)
+        return {"Attributes": {}}
+
+    with ScriptedSqs(answer) as sqs:
+        items = [("unheard.of", {}), ("note", Note())]
+        sending = asyncio.create_task(scripted(bench, sqs).enqueue_many(items))
+        await asyncio.wait_for(called.wait(), 5)
+        sending.cancel()
+        await asyncio.wait([sending])
+        release.set()
+
+    assert sending.cancelled()
+    assert len(named(bench, "send tasks")) == 1
+
+
+async def test_only_so_many_sends_are_remembered(bench: Bench) -> None:
+    """To notice a dropped one; the oldest is forgotten first."""
+    producer = bench.producer()
+    task = Task(id="t", type="note", created_at=0, updated_at=0)
+    item = Item("note", Note(), deduplication_id="d")
+    sending = Sending(item, Context(), INVALID_SPAN, task, Outgoing(body=""))
+    for number in range(1001):
+        assert producer._earlier(sending, f"m-{number}") is None
+
+    assert len(producer._remembered) == 1000
+    assert "m-0" not in producer._remembered
 
 
 async def test_a_failing_call_fails_each_of_its_messages(bench: Bench) -> None:

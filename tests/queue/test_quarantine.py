@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 from opentelemetry import trace
 
 from tracebaton.context import RequestStore, entered
+from tracebaton.errors import StoreUnavailable
 from tracebaton.queue.event import TaskEvent, encode
-from tracebaton.queue.message import Attribute
+from tracebaton.queue.message import Attribute, Received
 from tracebaton.queue.quarantine import quarantined
-from tracebaton.tasks import TaskStatus
+from tracebaton.tasks import Task, TaskStatus
 from tracebaton.tasks.sqlite import SqliteTaskStore
 
 from .conftest import Bench, Note, working
@@ -216,6 +218,69 @@ async def test_a_message_that_comes_back_from_quarantine_keeps_one_story(bench: 
 
     assert quarantined(copy).reason == "undecodable_message"
     assert quarantined(copy).attributes == {}
+
+
+class ReadOnly(SqliteTaskStore):
+    """A store that can be read and not be written."""
+
+    async def start(self, task_id: str, **details: Any) -> Task | None:
+        """Fail."""
+        raise StoreUnavailable()
+
+
+async def test_a_state_that_cannot_be_written_keeps_the_message(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second copy is better than a task that nobody ever ends."""
+    bench.handle(never)
+    await bench.producer().enqueue("note", Note())
+    bench.registry = type(bench.registry)()
+    bench.store = ReadOnly(tmp_path / "tasks.db")
+    async with working(bench.worker(quarantine=bench.quarantine, wait_seconds=0)):
+        await bench.holds(1, "tasks-quarantine")
+        await bench.spanned("process tasks")
+    await bench.store.close()
+
+    assert bench.count() == 1
+    assert "task_store.failed" in [record.message for record in caplog.records]
+    assert bench.reports == []
+
+
+async def test_a_task_that_a_copy_runs_is_left_alone(bench: Bench) -> None:
+    """The message goes to quarantine; the task is the other one's to end."""
+    bench.handle(never)
+    task = await bench.producer().enqueue("note", Note())
+    running = await bench.store.start(
+        task.id, attempt=1, owner="another message", lease_until=time.time() + 60
+    )
+    bench.registry = type(bench.registry)()
+    await quarantine(bench)
+
+    assert bench.count("tasks-quarantine") == 1
+    assert await bench.store.get(task.id) == running
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        "no JSON",
+        "7",
+        '{"attributes": [1]}',
+        '{"attributes": {"a": "b"}}',
+        '{"attributes": {"a": {}}}',
+    ],
+)
+def test_a_story_that_is_not_ours_is_none(story: str) -> None:
+    """Whoever may send to the quarantine queue may write anything."""
+    message = Received(
+        message_id="m",
+        receipt_handle="h",
+        body="",
+        attributes={"tracebaton-quarantine": story, "tracebaton-detail": "why"},
+    )
+    told = quarantined(message)
+
+    assert (told.reason, told.detail, told.story, told.attributes) == ("", "why", {}, {})
 
 
 async def test_a_store_that_is_away_keeps_the_message(bench: Bench, tmp_path: Path) -> None:

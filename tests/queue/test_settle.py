@@ -191,3 +191,24 @@ async def test_an_ack_right_after_another_is_not_stranded() -> None:
             acks = [await settler.ack(str(number)) for number in range(2)]
 
     assert acks == [True, True]
+
+
+async def test_a_flush_waits_for_the_last_delete() -> None:
+    """Whoever leaves after it leaves no finished message behind."""
+    go = threading.Event()
+
+    def answer(action: str, request: dict[str, Any]) -> Any:
+        go.wait(5)
+        return done(action, request)
+
+    async with scripted(answer) as (_, make):
+        settler = make()
+        ack = asyncio.create_task(settler.ack("1"))
+        await asyncio.sleep(0)  # one turn of the loop, in which the ack is taken
+        flushing = asyncio.create_task(settler.flush())
+        await asyncio.wait({flushing}, timeout=0.05)
+        early = flushing.done()
+        go.set()
+        await asyncio.wait_for(flushing, 5)
+
+    assert (early, await ack) == (False, True)

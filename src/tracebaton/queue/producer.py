@@ -204,8 +204,7 @@ class Producer:
             task = new_task(span, kind.name, parent_task_id=parent_task_id, now=self._now())
             message = await self._composed(task, kind, model.model_dump(mode="json"), item)
             span.set_attribute(MESSAGING_BODY_SIZE, byte_size(message.body))
-            if task.correlation_id:
-                span.set_attribute(MESSAGING_CONVERSATION_ID, task.correlation_id)
+            span.set_attribute(MESSAGING_CONVERSATION_ID, task.correlation_id or "")
             if self._store is not None:
                 await self._store.create(task)
         except BaseException as exc:
@@ -264,8 +263,7 @@ class Producer:
         finally:
             ended(sending.span)
             otel.detach(token)
-        if self._store is not None:
-            await self._store.forget(sending.task.id)
+        await self._forget(sending.task)
         return earlier
 
     def _earlier(self, sending: Sending, message_id: str) -> Task | None:
@@ -280,10 +278,13 @@ class Producer:
     async def _refused(self, sending: Sending, exc: BaseException) -> None:
         """Take the task back: nothing may stay queued without a message."""
         ended(sending.span, exc)
+        await self._forget(sending.task)
+
+    async def _forget(self, task: Task) -> None:
         if self._store is None:
             return
         try:
-            await self._store.forget(sending.task.id)
-        except TracebatonError as failure:  # the caller needs to hear of *exc*
+            await self._store.forget(task.id)
+        except TracebatonError as failure:  # the caller has to hear of something else
             fields = {"code": failure.code, "reason": str(failure.__cause__ or failure)}
             _log.warning("task_store.failed", extra={"fields": fields})

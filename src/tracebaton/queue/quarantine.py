@@ -181,15 +181,15 @@ def quarantined(message: Received) -> Quarantined:
     """Read a message of the quarantine queue; what was dropped for its size is empty."""
     try:
         story = dict(json.loads(message.attributes.get(MESSAGE_QUARANTINE, "{}")))
-    except (ValueError, TypeError):  # not ours: who may send to the queue may write anything
-        story = {}
-    folded = story.pop("attributes", {})
+        folded = {name: _unfolded(one) for name, one in dict(story.pop("attributes", {})).items()}
+    except (ValueError, TypeError, LookupError):  # whoever may send to the queue may write anything
+        story, folded = {}, {}
     kept = {name: value for name, value in message.every.items() if name not in _OURS}
     return Quarantined(
         reason=message.attributes.get(MESSAGE_REASON, str(story.get("reason") or "")),
         detail=str(story.get("detail") or message.attributes.get(MESSAGE_DETAIL, "")),
         story=story,
-        attributes=kept | {name: _unfolded(value) for name, value in folded.items()},
+        attributes=kept | folded,
     )
 
 

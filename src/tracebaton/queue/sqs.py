@@ -207,10 +207,10 @@ class Sqs:
                     MessageAttributeNames=["All"],
                     MessageSystemAttributeNames=["All"],
                 )
-            except (ClientError, BotoCoreError) as exc:
+                messages = [received(message) for message in answer.get("Messages", ())]
+            except Exception as exc:  # an edge: a poll that told nobody would stop the worker
                 deliver(_ours(exc))
                 return
-            messages = [received(message) for message in answer.get("Messages", ())]
             if not deliver(messages):
                 self._release(queue_url, messages)
 
@@ -264,7 +264,7 @@ def _client(access: SqsAccess, *, pool: int, read_timeout: float) -> "SQSClient"
     )
 
 
-def _ours(exc: ClientError | BotoCoreError) -> TracebatonError:
+def _ours(exc: Exception) -> TracebatonError:
     if not isinstance(exc, ClientError):
         error = QueueUnavailable()
         error.__cause__ = exc

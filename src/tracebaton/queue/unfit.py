@@ -3,6 +3,7 @@ Messages that cannot be handled as they are: to quarantine, and out of the queue
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +54,7 @@ class Unfit:
             _log.info(EVENT_TASK_DUPLICATE, extra={"fields": {"status": task.status.value}})
             return Verdict("delete")
         problems.record(exc, outcome, attempt.span)
+        attempt.measurement.error_type = outcome.error_type
         if self._quarantine is None:
             return await self._kept(attempt, exc, outcome, _NO_QUEUE, task)
         try:
@@ -60,7 +62,8 @@ class Unfit:
         except TracebatonError as failure:
             reason = str(failure.__cause__ or failure)
             return await self._kept(attempt, exc, outcome, reason, task)
-        return await self._moved(attempt, exc, outcome, task, copy_id)
+        where = {"quarantine": self._quarantine.queue.name, "quarantine_message_id": copy_id}
+        return await self._moved(attempt, exc, outcome, task, where)
 
     async def _moved(
         self,
@@ -68,13 +71,12 @@ class Unfit:
         exc: MessageError,
         outcome: Outcome,
         task: Task | None,
-        copy_id: str,
+        where: Mapping[str, str],
     ) -> Verdict:
         if task is not None and not await self._outcomes.written(self._fail(attempt, outcome)):
             # A second copy in quarantine is better than a task that nobody ever ends.
             return Verdict("retry", self._outcomes.policy.delay(attempt.receives))
-        queue = {} if self._quarantine is None else {"quarantine": self._quarantine.queue.name}
-        fields = self._fields(attempt, outcome) | queue | {"quarantine_message_id": copy_id}
+        fields = {**self._fields(attempt, outcome), **where}
         self._report(attempt, exc, outcome, fields)
         _log.error(EVENT_MESSAGE_QUARANTINED, extra={"fields": fields})
         return Verdict("delete")
@@ -119,15 +121,14 @@ class Unfit:
         self, attempt: Attempt, outcome: Outcome, status: TaskStatus = TaskStatus.FAILED
     ) -> None:
         store, task_id = self._outcomes.store, attempt.event.id
-        if store is None:
-            return
+        assert store is not None  # the task came from it
         # Only through `running` does a task belong to this attempt; a copy of it may run already.
         task = await store.start(task_id, attempt=attempt.number, owner=attempt.owner)
         if task is None or task.owner != attempt.owner:
             return
         error = self._outcomes.problem(attempt, outcome)
-        if await store.finish(task_id, status, attempt=attempt.number, error=error):
-            attempt.span.set_attribute(TASK_STATUS, status.value)
+        await store.finish(task_id, status, attempt=attempt.number, error=error)
+        attempt.span.set_attribute(TASK_STATUS, status.value)
 
     def _fields(self, attempt: Attempt, outcome: Outcome) -> dict[str, Any]:
         event = attempt.incoming.event
