@@ -199,3 +199,51 @@ async def test_a_store_that_is_away_does_not_cost_the_lease(
     await store.close()
 
     assert [line.levelname for line in said(caplog, "task_store.failed")] == ["WARNING"]
+
+
+async def test_a_redriven_message_runs_its_dead_task_again(bench: Bench) -> None:
+    """AWS gives it a new id: same task, same trace, and the span links the attempt that died."""
+    fails = [True]
+
+    async def handler(note: Note) -> str:
+        if fails:
+            raise ValueError("until it is repaired")
+        return "done"
+
+    bench.handle(handler)
+    task = await bench.producer().enqueue("note", Note())
+    async with working(bench.worker()):
+        await bench.holds(1, "tasks-dlq")
+        dead = bench.spans()["process tasks"]
+        fails.clear()
+        (message,) = await bench.take("tasks-dlq")
+        await bench.send(message.body, message.every)
+
+        async def succeeded() -> bool:
+            stored = await bench.store.get(task.id)
+            return stored is not None and stored.status is TaskStatus.SUCCEEDED
+
+        await until(succeeded, bool)
+
+    again = bench.spans()["process tasks"]
+    ended = await bench.store.get(task.id)
+    assert ended is not None
+    assert (ended.error, ended.result) == (None, "done")
+    assert again.context.trace_id == dead.context.trace_id
+    assert [link.context.span_id for link in again.links] == [dead.context.span_id]
+
+
+async def test_a_redriven_message_that_cannot_be_handled_is_moved(bench: Bench) -> None:
+    """It is no copy of something that ended, and must not be lost."""
+    bench.handle(print)
+    task = await bench.producer().enqueue("note", Note())
+    await bench.store.start(task.id, attempt=1)
+    await bench.store.finish(task.id, TaskStatus.DEAD, attempt=1)
+    bench.registry = type(bench.registry)()
+    async with working(bench.worker(quarantine=bench.quarantine, wait_seconds=0)):
+        await bench.holds(1, "tasks-quarantine")
+        await bench.holds(0)
+
+    ended = await bench.store.get(task.id)
+    assert ended is not None
+    assert ended.status is TaskStatus.FAILED

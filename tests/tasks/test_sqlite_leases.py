@@ -96,8 +96,8 @@ async def test_a_store_of_the_first_version_is_migrated(tmp_path: Path) -> None:
     await new.create(Task(id="t", type="note", created_at=NOW, updated_at=NOW))
     await new.close()
     with sqlite3.connect(path) as connection:
-        connection.execute("ALTER TABLE tasks DROP COLUMN owner")
-        connection.execute("ALTER TABLE tasks DROP COLUMN lease_until")
+        for column in ("owner", "lease_until", "traceparent", "previous"):
+            connection.execute(f"ALTER TABLE tasks DROP COLUMN {column}")
         connection.execute("PRAGMA user_version = 1")
     connection.close()
     old = SqliteTaskStore(path, now=lambda: NOW)
@@ -107,3 +107,36 @@ async def test_a_store_of_the_first_version_is_migrated(tmp_path: Path) -> None:
     assert before == (None, None, 0)
     assert await owner(old) == ("m1", NOW + 60, 1)
     await old.close()
+
+
+async def test_a_dead_task_may_run_again(store: SqliteTaskStore) -> None:
+    """Its message was redriven from the DLQ: under another id, and its error is history."""
+    await store.start("t", attempt=1, owner="m1", lease_until=NOW + 60, traceparent="first")
+    await store.finish("t", TaskStatus.DEAD, attempt=1, error={"code": "internal"})
+    task = await store.start("t", attempt=1, owner="m2", lease_until=NOW + 60, traceparent="second")
+
+    assert task is not None
+    assert (task.status, task.owner, task.error, task.ended_at) == ("running", "m2", None, None)
+    assert (task.previous, task.traceparent) == ("first", "second")
+
+
+@pytest.mark.parametrize("status", [TaskStatus.FAILED, TaskStatus.DEAD])
+async def test_what_failed_can_be_reopened(store: SqliteTaskStore, status: TaskStatus) -> None:
+    """For a message that is put back into its queue."""
+    await store.start("t", attempt=1)
+    await store.finish("t", status, attempt=1, error={"code": "internal"})
+    reopened = await store.reopen("t")
+    task = await store.get("t")
+
+    assert task is not None
+    assert (reopened, task.status, task.error, task.ended_at) == (True, "queued", None, None)
+    assert await store.reopen("t") is False
+
+
+async def test_what_succeeded_stays(store: SqliteTaskStore) -> None:
+    """A finished task is not run again."""
+    await store.start("t", attempt=1)
+    await store.finish("t", TaskStatus.SUCCEEDED, attempt=1)
+
+    assert await store.reopen("t") is False
+    assert await store.reopen("unknown") is False

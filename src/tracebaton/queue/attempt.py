@@ -28,6 +28,7 @@ from tracebaton.semconv import (
     TASK_ID,
     TASK_TYPE,
 )
+from tracebaton.w3c import format_traceparent
 
 __all__ = ["Attempt", "Verdict", "milliseconds", "process_attributes"]
 
@@ -68,6 +69,12 @@ class Attempt:
     def owner(self) -> str:
         """Return who runs the task: this message, whichever worker has it."""
         return self.incoming.message.message_id
+
+    @property
+    def traceparent(self) -> str | None:
+        """Return the attempt's span as the next attempt may link it, None where tracing is off."""
+        ids = self.span.get_span_context()
+        return format_traceparent(ids) if ids.is_valid else None
 
     @property
     def event(self) -> TaskEvent:

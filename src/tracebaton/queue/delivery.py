@@ -42,6 +42,7 @@ from tracebaton.queue.threads import HandlerThreads
 from tracebaton.queue.unfit import Unfit
 from tracebaton.semconv import EVENT_TASK_DUPLICATE, EVENT_TASK_STARTED, TASK_STATUS
 from tracebaton.tasks import ENDED, Registry, Task, TaskStatus, TaskStore, TaskType
+from tracebaton.w3c import parse_traceparent
 
 __all__ = ["Delivery"]
 
@@ -212,6 +213,7 @@ class Delivery:
             attempt=attempt.number,
             owner=attempt.owner,
             lease_until=self._now() + lease.deadline - time.monotonic(),
+            traceparent=attempt.traceparent,
         )
         self.store_matches = task is not None
         if task is None:
@@ -221,6 +223,9 @@ class Delivery:
         if task.status in ENDED or task.owner != attempt.owner:
             return self._duplicate(attempt, task)
         lease.task_id = task.id
+        # A retry follows the attempt before it, and so does what was redriven from the DLQ.
+        if (previous := parse_traceparent([task.previous or ""])) is not None:
+            attempt.span.add_link(previous)
         return None
 
     def _duplicate(self, attempt: Attempt, task: Task) -> Verdict:

@@ -49,7 +49,8 @@ class Unfit:
             task = await self._task(attempt, exc)
         except TracebatonError as failure:
             return await self._kept(attempt, exc, outcome, str(failure.__cause__ or failure))
-        if task is not None and task.status in ENDED:
+        # A dead task's message came back from the DLQ: it is no copy, and must not be lost.
+        if task is not None and task.status in ENDED - {TaskStatus.DEAD}:
             attempt.span.set_attribute(TASK_STATUS, task.status.value)
             _log.info(EVENT_TASK_DUPLICATE, extra={"fields": {"status": task.status.value}})
             return Verdict("delete")
@@ -123,7 +124,12 @@ class Unfit:
         store, task_id = self._outcomes.store, attempt.event.id
         assert store is not None  # the task came from it
         # Only through `running` does a task belong to this attempt; a copy of it may run already.
-        task = await store.start(task_id, attempt=attempt.number, owner=attempt.owner)
+        task = await store.start(
+            task_id,
+            attempt=attempt.number,
+            owner=attempt.owner,
+            traceparent=attempt.traceparent,
+        )
         if task is None or task.owner != attempt.owner:
             return
         error = self._outcomes.problem(attempt, outcome)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tracebaton.errors import ResultTooLarge, StoreUnavailable
+from tracebaton.tasks.migrations import MIGRATIONS
 from tracebaton.tasks.task import TRANSITIONS, Task, TaskStatus
 
 __all__ = ["RESULT_LIMIT", "SqliteTaskStore"]
@@ -25,37 +26,10 @@ RESULT_LIMIT = 256 * 1024
 #: Milliseconds a statement waits for another process's write lock before the store counts as away.
 _BUSY_MS = 5_000
 
-_SCHEMA = """
-CREATE TABLE tasks (
-    id TEXT PRIMARY KEY,
-    type TEXT NOT NULL,
-    status TEXT NOT NULL,
-    user_id TEXT,
-    correlation_id TEXT,
-    trace_id TEXT,
-    parent_task_id TEXT,
-    attempt INTEGER NOT NULL DEFAULT 0,
-    progress INTEGER NOT NULL DEFAULT 0,
-    result TEXT,
-    error TEXT,
-    failures TEXT NOT NULL DEFAULT '[]',
-    created_at REAL NOT NULL,
-    updated_at REAL NOT NULL,
-    started_at REAL,
-    ended_at REAL
-) WITHOUT ROWID;
-"""
-#: Each entry brings the file from the version of its index to the next.
-_MIGRATIONS = (
-    _SCHEMA,
-    "ALTER TABLE tasks ADD COLUMN owner TEXT",
-    "ALTER TABLE tasks ADD COLUMN lease_until REAL",
-)
-
 _COLUMNS = (
     "id, type, status, user_id, correlation_id, trace_id, parent_task_id, attempt, progress,"
     " result, error, failures, created_at, updated_at, started_at, ended_at,"
-    " owner, lease_until"
+    " owner, lease_until, traceparent, previous"
 )
 
 Result = TypeVar("Result")
@@ -85,9 +59,19 @@ class SqliteTaskStore:
         attempt: int,
         owner: str | None = None,
         lease_until: float | None = None,
+        traceparent: str | None = None,
     ) -> Task | None:
         """Enter ``running``; an ended task, or one that another owner runs, stays unchanged."""
-        return await self._run(self._start, task_id, attempt, owner, lease_until)
+        return await self._run(self._start, task_id, attempt, owner, lease_until, traceparent)
+
+    async def reopen(self, task_id: str) -> bool:
+        """Let a ``failed`` or ``dead`` task wait for its message again; False for any other."""
+        return await self._run(
+            self._update,
+            "UPDATE tasks SET status = 'queued', error = NULL, ended_at = NULL, updated_at = ?"
+            " WHERE id = ? AND status IN ('failed', 'dead')",
+            (self._now(), task_id),
+        )
 
     async def renew(self, owners: Mapping[str, str], *, lease_until: float) -> None:
         """Let the leases of running tasks, each with its owner, end at *lease_until*."""
@@ -227,15 +211,17 @@ class SqliteTaskStore:
         attempt: int,
         owner: str | None,
         lease_until: float | None,
+        traceparent: str | None,
     ) -> Task | None:
         now = self._now()
         row = connection.execute(
             "UPDATE tasks SET status = 'running', attempt = ?, owner = ?, lease_until = ?,"
+            " previous = traceparent, traceparent = ?, error = NULL, ended_at = NULL,"
             " updated_at = ?, started_at = coalesce(started_at, ?) WHERE id = ?"
-            " AND (status = 'queued' OR status = 'running'"
+            " AND (status IN ('queued', 'dead') OR status = 'running'"
             " AND (owner IS NULL OR owner = ? OR coalesce(lease_until, 0) <= ?))"
             f" RETURNING {_COLUMNS}",
-            (attempt, owner, lease_until, now, now, task_id, owner, now),
+            (attempt, owner, lease_until, traceparent, now, now, task_id, owner, now),
         ).fetchone()
         return _task(row) if row else self._select(connection, task_id)
 
@@ -260,7 +246,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("BEGIN IMMEDIATE")  # two processes may start at once: one migrates
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.execute(script)
         connection.execute(f"PRAGMA user_version = {number}")
     connection.execute("COMMIT")
@@ -286,4 +272,6 @@ def _task(row: tuple[Any, ...]) -> Task:
         ended_at=row[15],
         owner=row[16],
         lease_until=row[17],
+        traceparent=row[18],
+        previous=row[19],
     )

@@ -25,11 +25,14 @@ class TaskStatus(StrEnum):
 #: The states a task never leaves.
 ENDED = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.DEAD, TaskStatus.CANCELLED})
 
-#: From where each state may be reached. A retried task goes back to ``queued``, and a worker that
-#: was killed leaves ``running``, which its next delivery enters again.
+#: From where each state may be reached. A retried task goes back to ``queued``, a worker that was
+#: killed leaves ``running``, which its next delivery enters again, and a message that was redriven
+#: from the DLQ runs its ``dead`` task once more.
 TRANSITIONS: Mapping[TaskStatus, frozenset[TaskStatus]] = {
-    TaskStatus.QUEUED: frozenset({TaskStatus.QUEUED, TaskStatus.RUNNING}),
-    TaskStatus.RUNNING: frozenset({TaskStatus.QUEUED, TaskStatus.RUNNING}),
+    TaskStatus.QUEUED: frozenset(
+        {TaskStatus.QUEUED, TaskStatus.RUNNING, TaskStatus.FAILED, TaskStatus.DEAD}
+    ),
+    TaskStatus.RUNNING: frozenset({TaskStatus.QUEUED, TaskStatus.RUNNING, TaskStatus.DEAD}),
     TaskStatus.SUCCEEDED: frozenset({TaskStatus.RUNNING}),
     TaskStatus.FAILED: frozenset({TaskStatus.QUEUED, TaskStatus.RUNNING}),
     TaskStatus.DEAD: frozenset({TaskStatus.QUEUED, TaskStatus.RUNNING}),
@@ -51,6 +54,8 @@ class Task:
         created_at: Seconds since the epoch, like the other times.
         owner: The message that runs it, None where nobody said.
         lease_until: When the owner's lease ends, unless it is renewed.
+        traceparent: The span of the latest attempt.
+        previous: The span of the attempt before that one.
     """
 
     id: str
@@ -71,6 +76,8 @@ class Task:
     ended_at: float | None = None
     owner: str | None = None
     lease_until: float | None = None
+    traceparent: str | None = None
+    previous: str | None = None
 
     def resource(self, *, trace_url: str | None = None) -> dict[str, Any]:
         """
@@ -135,14 +142,20 @@ class TaskStore(Protocol):
         attempt: int,
         owner: str | None = None,
         lease_until: float | None = None,
+        traceparent: str | None = None,
     ) -> Task | None:
         """
         Enter ``running`` for *attempt* and return the task as it is now, None if there is none.
 
-        Two kinds are returned unchanged, because there is nothing to run: an ended task, and one
-        that another *owner* runs until a ``lease_until`` to come. The same owner may start again:
-        SQS handed its message out once more, so the worker before is gone.
+        Two kinds are returned unchanged, because there is nothing to run: an ended task that is not
+        ``dead``, and one that another *owner* runs until a ``lease_until`` to come. The same owner
+        may start again: SQS handed its message out once more, so the worker before is gone. The
+        ``traceparent`` there was becomes ``previous``.
         """
+        ...
+
+    async def reopen(self, task_id: str) -> bool:
+        """Let a ``failed`` or ``dead`` task wait for its message again; False for any other."""
         ...
 
     async def renew(self, owners: Mapping[str, str], *, lease_until: float) -> None:
