@@ -225,11 +225,14 @@ def _options(settings: Settings) -> dict[str, Any]:
         "integrations": [
             # Logs are breadcrumbs; what is an event is decided by the one error mapping.
             LoggingIntegration(level=logging.INFO, event_level=None),
-            # The stop has its own deadline and its own line; nothing is printed at exit.
-            AtexitIntegration(callback=lambda pending, timeout: None),
         ],
-        # Dedupe forgets all but the last exception, Argv sends the command line.
-        "disabled_integrations": [DedupeIntegration(), ArgvIntegration()],
+        "disabled_integrations": [
+            DedupeIntegration(),  # forgets all but the last exception
+            ArgvIntegration(),  # sends the command line
+            # Our stop has a deadline and may leave a close behind: a second one at exit would meet
+            # it half way (an AttributeError on stderr).
+            AtexitIntegration(),
+        ],
         "include_local_variables": False,
         "auto_session_tracking": False,
         # It would halve the rate of one process and not of the other: half traces.
