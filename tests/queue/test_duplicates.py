@@ -193,12 +193,14 @@ async def test_a_store_that_is_away_does_not_cost_the_lease(
     lease.task_id = "t"
     records.renew([lease])
     await spoken(caplog, "task_store.failed")
+    await records.give_back([lease, Lease(message, received_at=0, visibility=5)])
     records.renew([lease])
     records.close()
     LeaseRecords(None).renew([lease])
+    await LeaseRecords(None).give_back([lease])
     await store.close()
 
-    assert [line.levelname for line in said(caplog, "task_store.failed")] == ["WARNING"]
+    assert [line.levelname for line in said(caplog, "task_store.failed")] == ["WARNING"] * 2
 
 
 async def test_a_redriven_message_runs_its_dead_task_again(bench: Bench) -> None:
@@ -247,3 +249,17 @@ async def test_a_redriven_message_that_cannot_be_handled_is_moved(bench: Bench) 
     ended = await bench.store.get(task.id)
     assert ended is not None
     assert ended.status is TaskStatus.FAILED
+
+
+async def test_a_dead_message_that_comes_once_more_waits_for_the_dlq(bench: Bench) -> None:
+    """Its queue allows more attempts than the worker: it is kept, and neither run nor reported."""
+    bench.attempts = 1
+    bench.handle(lambda note: 1 // 0)
+    task = await bench.producer().enqueue("note", Note())
+    async with working(bench.worker(wait_seconds=0)):
+        await bench.holds(1, "tasks-dlq")
+
+    ended = await bench.store.get(task.id)
+    assert ended is not None
+    assert (ended.status, ended.attempt, len(bench.reports)) == (TaskStatus.DEAD, 1, 1)
+    assert bench.local.stats()["tasks"]["deleted"] == 0

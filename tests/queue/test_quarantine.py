@@ -132,6 +132,15 @@ async def test_without_a_quarantine_queue_it_stays_until_the_dlq(
     assert [outcome.code for _, outcome, _ in bench.reports] == ["unknown_task_type"]
 
 
+async def test_what_nobody_can_read_is_reported_once_too(bench: Bench) -> None:
+    """It has no task; after its attempts SQS moves it to the DLQ."""
+    await bench.send("no JSON")
+    async with working(bench.worker()):
+        await bench.holds(1, "tasks-dlq")
+
+    assert [outcome.code for _, outcome, _ in bench.reports] == ["undecodable_message"]
+
+
 async def test_a_copy_that_fails_leaves_the_message(bench: Bench) -> None:
     """The quarantine queue is away: nothing is deleted, the send span says so, and it retries."""
     await bench.send("no JSON")

@@ -120,6 +120,19 @@ async def test_a_dead_task_may_run_again(store: SqliteTaskStore) -> None:
     assert (task.previous, task.traceparent) == ("first", "second")
 
 
+async def test_a_dead_task_waits_for_the_dlq(store: SqliteTaskStore) -> None:
+    """The same message once more is not a redrive: SQS has not moved it yet."""
+    await store.start("t", attempt=1, owner="m1")
+    await store.finish("t", TaskStatus.DEAD, attempt=1)
+    again = await store.start("t", attempt=2, owner="m1")
+    redriven = await store.start("t", attempt=1, owner="m1")
+
+    assert again is not None
+    assert redriven is not None
+    assert (again.status, again.attempt) == ("dead", 1)
+    assert redriven.status == "running"
+
+
 @pytest.mark.parametrize("status", [TaskStatus.FAILED, TaskStatus.DEAD])
 async def test_what_failed_can_be_reopened(store: SqliteTaskStore, status: TaskStatus) -> None:
     """For a message that is put back into its queue."""

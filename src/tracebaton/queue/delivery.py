@@ -233,10 +233,13 @@ class Delivery:
         Settle a second copy of a message, whose task has ended or runs by the first one.
 
         A copy of what runs looks again when the first one's lease would be over, each time later.
-        On its last attempt it goes: the first one is in the queue and comes again if it fails.
+        On its last attempt it goes: the first one is in the queue and comes again if it fails. A
+        dead one stays for SQS to move.
         """
         attempt.span.set_attribute(TASK_STATUS, task.status.value)
         _log.info(EVENT_TASK_DUPLICATE, extra={"fields": {"status": task.status.value}})
+        if task.status is TaskStatus.DEAD:
+            return Verdict("retry", self._policy.delay(attempt.receives))
         if task.status is not TaskStatus.RUNNING or self._policy.is_last(attempt.receives):
             return Verdict("delete")
         left = (task.lease_until or 0.0) - self._now()

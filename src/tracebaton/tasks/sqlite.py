@@ -218,10 +218,15 @@ class SqliteTaskStore:
             "UPDATE tasks SET status = 'running', attempt = ?, owner = ?, lease_until = ?,"
             " previous = traceparent, traceparent = ?, error = NULL, ended_at = NULL,"
             " updated_at = ?, started_at = coalesce(started_at, ?) WHERE id = ?"
-            " AND (status IN ('queued', 'dead') OR status = 'running'"
+            " AND (status = 'queued'"
+            " OR status = 'dead' AND NOT (owner IS ? AND attempt < ?)"
+            " OR status = 'running'"
             " AND (owner IS NULL OR owner = ? OR coalesce(lease_until, 0) <= ?))"
             f" RETURNING {_COLUMNS}",
-            (attempt, owner, lease_until, traceparent, now, now, task_id, owner, now),
+            (
+                *(attempt, owner, lease_until, traceparent, now, now, task_id),
+                *(owner, attempt, owner, now),
+            ),
         ).fetchone()
         return _task(row) if row else self._select(connection, task_id)
 

@@ -147,10 +147,11 @@ class TaskStore(Protocol):
         """
         Enter ``running`` for *attempt* and return the task as it is now, None if there is none.
 
-        Two kinds are returned unchanged, because there is nothing to run: an ended task that is not
-        ``dead``, and one that another *owner* runs until a ``lease_until`` to come. The same owner
-        may start again: SQS handed its message out once more, so the worker before is gone. The
-        ``traceparent`` there was becomes ``previous``.
+        Two kinds are returned unchanged, because there is nothing to run: an ended task, and one
+        that another *owner* runs until a ``lease_until`` to come. The same owner may start again:
+        SQS handed its message out once more, so the worker before is gone. A ``dead`` task starts
+        again too, unless it is the owner's next attempt: that message is on its way to the DLQ.
+        The ``traceparent`` there was becomes ``previous``.
         """
         ...
 
