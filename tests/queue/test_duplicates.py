@@ -193,7 +193,8 @@ async def test_a_store_that_is_away_does_not_cost_the_lease(
     lease.task_id = "t"
     records.renew([lease])
     await spoken(caplog, "task_store.failed")
-    await records.give_back([lease, Lease(message, received_at=0, visibility=5)])
+    idle = Lease(lease.message, received_at=0, visibility=5)
+    await records.give_back([lease, idle])
     records.renew([lease])
     records.close()
     LeaseRecords(None).renew([lease])
