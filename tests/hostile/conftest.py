@@ -17,7 +17,7 @@ from hypothesis.strategies import SearchStrategy
 #: Cases of a suite where none are asked for: a few seconds in all.
 BOUNDED = 400
 #: Cases of one run of hypothesis, which remembers every choice it made until the run ends.
-_RUN = 500
+_RUN = 250
 #: Seconds a suite may take, whatever it was asked for.
 _BUDGET = 460.0
 

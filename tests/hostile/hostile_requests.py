@@ -2,11 +2,18 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
 Pairs = tuple[tuple[bytes, bytes], ...]
+Example = TypeVar("Example")
+
+
+def weighted(*choices: tuple[int, st.SearchStrategy[Example]]) -> st.SearchStrategy[Example]:
+    """Return what is drawn from one of *choices*, each as often as its number says."""
+    table = [strategy for weight, strategy in choices for _ in range(weight)]
+    return st.sampled_from(range(len(table))).flatmap(table.__getitem__)  # one_of() drops doubles
 
 
 @dataclass(frozen=True)
@@ -229,7 +236,10 @@ _NAMED = (
 )
 #: Weighted by the order of the tuple: mostly values made for the header, now and then anything.
 _header = st.one_of(
-    *(st.tuples(st.just(name), st.one_of(*[made] * 6, _anything, _long)) for name, made in _NAMED),
+    *(
+        st.tuples(st.just(name), weighted((6, made), (1, _anything), (1, _long)))
+        for name, made in _NAMED
+    ),
     st.tuples(st.just(b"content-length"), _lengths),  # a parser admits digits alone
     st.tuples(st.text("!#$%&'*+-.^_`|~09az", min_size=1, max_size=8).map(str.encode), _anything),
 )
@@ -302,15 +312,13 @@ _known = st.sampled_from(
         b"text=a&number=3",
     )
 )
-_bodies = st.one_of(
-    _known,
-    _known,
-    _known,
-    _documents.map(_encoded),
-    _documents.map(lambda value: b"\xef\xbb\xbf" + _encoded(value)),
-    _documents.map(lambda value: json.dumps(value).encode("utf-16")),
-    st.tuples(_documents.map(_encoded), st.integers(1, 20)).map(lambda pair: pair[0][: -pair[1]]),
-    st.binary(max_size=60),
+_bodies = weighted(
+    (3, _known),
+    (2, _documents.map(_encoded)),
+    (1, _documents.map(lambda value: b"\xef\xbb\xbf" + _encoded(value))),
+    (1, _documents.map(lambda value: json.dumps(value).encode("utf-16"))),
+    (1, st.tuples(_documents.map(_encoded), st.integers(1, 20)).map(lambda two: two[0][: -two[1]])),
+    (1, st.binary(max_size=60)),
 )
 
 _SEGMENTS = (
@@ -413,9 +421,9 @@ def requests(
         headers: Further headers, those that an answer depends on.
     """
 
-    where = st.one_of(targets, targets, _paths, st.sampled_from(_WHOLE))
-    few = st.lists(st.one_of(headers, headers, _header), max_size=2)
-    some = st.lists(st.one_of(headers, _header, _header), max_size=4)
+    where = weighted((2, targets), (1, _paths), (1, st.sampled_from(_WHOLE)))
+    few = st.lists(weighted((2, headers), (1, _header)), max_size=2)
+    some = st.lists(weighted((1, headers), (2, _header)), max_size=4)
 
     @st.composite
     def build(draw: Any) -> Hostile:
