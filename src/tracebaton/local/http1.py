@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 __all__ = ["BODY_LIMIT", "Connection", "Exchange", "Request", "Response", "Service"]
 
@@ -126,8 +126,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start with an empty buffer."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Of TCP it is always a whole one, but uvloop's is no subclass of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._service.opened(self)
 
     def data_received(self, data: bytes) -> None:
