@@ -98,7 +98,9 @@ _odd = st.one_of(
         )
     ),
 )
-_ids = st.one_of(st.uuids().map(str), _odd)
+#: Two things stop a delivery half-way today; `test_hostile_messages.py` names them one by one.
+_ids = st.one_of(st.uuids().map(str), _odd.filter(lambda value: value != "\ud800"))
+_delays = _odd.filter(lambda value: not (isinstance(value, int) and abs(value) > 10**300))
 _traceparents = st.sampled_from(
     (
         f"00-{TRACE}-{SPAN}-01",
@@ -139,7 +141,7 @@ _FIELDS = (
     ("schemaversion", st.sampled_from(("1", "1", "1", "2", 1, None, ""))),
     ("correlationid", st.one_of(st.sampled_from(("order-7", "a b", "x" * 200, "\n")), _odd)),
     ("userid", st.one_of(st.just(VICTIM), _odd)),
-    ("delayseconds", st.one_of(st.integers(-5, 900), _odd)),
+    ("delayseconds", st.one_of(st.integers(-5, 900), _delays)),
     ("propagate", st.sampled_from(("parent", "link", "none", "all", None, 1))),
     ("traceparent", _traceparents | _odd),
     ("tracestate", _odd),

@@ -74,12 +74,17 @@ class Works:
         await self._service.prepare()
         self._running = asyncio.create_task(self._service.run())
 
-    async def stop(self) -> None:
-        """Stop it: it has to be alive until now."""
+    def check_alive(self) -> None:
+        """Fail if the worker ended by itself."""
         assert self._running is not None
         assert not self._running.done(), "the worker died"
-        self._service.stop()
-        await asyncio.wait_for(self._running, 30)
+
+    async def stop(self) -> None:
+        """Stop the worker, which gives back at once what it cannot finish."""
+        if self._running is not None:
+            self._service.stop()
+            self._service.stop()
+            await asyncio.wait_for(self._running, 30)
         await self.wire.close()
 
     async def deliver(self, hostile: list[HostileMessage]) -> None:
@@ -92,9 +97,9 @@ class Works:
             await self._handled(task_id, said)
         self._check_lines()
 
-    async def settle(self) -> None:
+    async def settle(self, *, seconds: float = PATIENCE) -> None:
         """Wait until nothing is left in the queue, and find out where each message is."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + seconds
         while True:
             now = self.stage.sqs.stats()["tasks"]
             if now["visible"] == now["in_flight"] == now["delayed"] == 0:
@@ -142,8 +147,7 @@ class Works:
     async def _handled(self, task_id: str, said: str) -> None:
         deadline = time.monotonic() + PATIENCE
         while (task := await self.stage.task(task_id)).status not in ENDED:
-            assert self._running is not None
-            assert not self._running.done(), "the worker died"
+            self.check_alive()
             assert time.monotonic() < deadline, task
             await asyncio.sleep(0.002)
         assert task.status == "succeeded", task
@@ -217,9 +221,13 @@ def working(env: dict[str, str]) -> Iterator[Works]:
         try:
             runner.run(works.start())
             yield works
-            runner.run(works.stop())
+            works.check_alive()
         finally:
+            runner.run(works.stop())
             runner.run(stage.__aexit__(None, None, None))
+
+
+_batches = st.lists(messages, min_size=8, max_size=30)
 
 
 def test_every_message_is_accounted_for(cases: Cases) -> None:
@@ -238,7 +246,6 @@ def test_every_message_is_accounted_for(cases: Cases) -> None:
 
         cases.explore("messages, unsigned", _batches, batch, share=0.6, between=settle)
         cases.lines.append(f"  {dict(works.fates)}, {works.good} good ones")
-        assert works.fates.keys() == {"quarantined", "dead", "ended"}
 
 
 def test_with_a_key_nothing_forged_is_handled(cases: Cases) -> None:
@@ -253,12 +260,59 @@ def test_with_a_key_nothing_forged_is_handled(cases: Cases) -> None:
 
         def settle() -> None:
             works.runner.run(works.settle())
-            assert works.fates.keys() == {"quarantined"}
+            assert works.fates.keys() <= {"quarantined"}
 
         cases.explore("messages, with a key", _batches, batch, share=0.4, between=settle)
 
 
-_batches = st.lists(messages, min_size=8, max_size=30)
+def _event(**changes: Any) -> HostileMessage:
+    event = {"specversion": "1.0", "id": WAITING, "source": "/api", "type": "note"}
+    return HostileMessage(json.dumps(event | {"data": {"text": "hello"}} | changes))
+
+
+_FOREIGN = {"kind": "note", "text": "hello"}
+
+
+def test_each_fate_is_told_from_the_others() -> None:
+    """The account of the suites below is right where the fate is known."""
+    known = {
+        "ended": [_event(), HostileMessage(json.dumps(_FOREIGN)), _event(type="note", userid="u")],
+        "quarantined": [_event(type="nosuch"), _event(data={}), HostileMessage("no JSON")],
+        "dead": [_event(id="of-no-task")],
+    }
+    for fate, some in known.items():
+        with working({}) as works:
+            works.runner.run(works.deliver(some))
+            works.runner.run(works.settle())
+
+            assert works.fates == {fate: len(some)}
+
+
+_NOTIFICATION = {"Type": "Notification", "MessageId": "\ud800", "Message": json.dumps(_FOREIGN)}
+
+
+@pytest.mark.xfail(strict=True, reason="left in flight until its lease is over, time after time")
+@pytest.mark.parametrize(
+    "message",
+    [_event(id="\ud800"), _event(delayseconds=10**400), HostileMessage(json.dumps(_NOTIFICATION))],
+    ids=["half a surrogate pair as id", "endless delay", "half a surrogate pair from SNS"],
+)
+def test_what_cannot_be_stored_or_counted_is_settled_at_once(message: HostileMessage) -> None:
+    """Whatever the JSON holds, the message is handled or quarantined, and nothing escapes."""
+    with working({}) as works:
+        works.runner.run(works.deliver([message]))
+        works.runner.run(works.settle(seconds=2))
+
+
+@pytest.mark.xfail(strict=True, reason="an unsigned message ends a task that waits")
+def test_a_forged_message_cannot_end_a_task() -> None:
+    """With a key set, a message that nobody signed leaves the task alone whose id it took."""
+    with working({"TRACEBATON_MESSAGE_KEY": "k" * 32}) as works:
+        task = works.runner.run(works.app.enqueue("note", {"text": "real"}, delay_seconds=1))
+        works.runner.run(works.deliver([_event(id=task.id)]))
+        works.runner.run(works.settle())
+
+        assert works.runner.run(works.stage.task(task.id)).status == "succeeded"
 
 
 def _all(message: HostileMessage) -> str:
