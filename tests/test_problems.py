@@ -233,3 +233,16 @@ def test_without_sentry_nothing_is_sent() -> None:
         event_id = NO_REPORTER.report(exc, outcome_of(exc), mechanism="asgi", tags={})
 
     assert event_id is None
+
+
+def test_a_long_path_stays_a_uri_reference() -> None:
+    """It is cut between two segments, without a mark and without half a secret."""
+    outcome = outcome_of(errors.NotFound())
+
+    def instance(path: str) -> str:
+        document = problem(outcome, instance=path, correlation_id=None, trace_id=None)
+        return str(document["instance"])
+
+    assert instance("/a/" + "b" * 3_000) == "/a/"
+    assert instance("/" + "c/" * 2_000) == "/" + "c/" * 1_023
+    assert instance("/" + "d" * 2_047) == "/" + "d" * 2_047

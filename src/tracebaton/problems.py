@@ -36,6 +36,8 @@ __all__ = ["NO_REPORTER", "Outcome", "Reporter", "outcome_of", "problem", "recor
 
 #: Where a problem's ``type`` resolves; the anchor is the code.
 TYPE_BASE = "https://tracebaton.dev/errors#"
+#: Characters of a path that a problem repeats.
+_INSTANCE_LENGTH = 2048
 
 Level = Literal["info", "warning", "error"]
 
@@ -136,7 +138,7 @@ def problem(
         "title": outcome.title,
         "status": outcome.status,
         "detail": redact_text(outcome.detail),
-        "instance": None if instance is None else redact_text(instance),
+        "instance": None if instance is None else redact_text(_whole_segments(instance)),
         "code": outcome.code,
         "retryable": outcome.retryable,
         "correlation_id": correlation_id,
@@ -145,6 +147,13 @@ def problem(
     if outcome.errors:
         body["errors"] = [redact_mapping(error) for error in outcome.errors]
     return body
+
+
+def _whole_segments(path: str) -> str:
+    """Return as much of *path* as is shown: a mark of what was cut would be no URI reference."""
+    if len(path) <= _INSTANCE_LENGTH:
+        return path
+    return path[: path.rfind("/", 0, _INSTANCE_LENGTH) + 1]  # half a secret has no shape
 
 
 def record(exc: BaseException, outcome: Outcome, span: Span | None = None) -> None:
