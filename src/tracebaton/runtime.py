@@ -41,7 +41,8 @@ def configure_telemetry(settings: Settings | None = None, *, role: Role = "api")
     """
     Set up tracing for someone else's process: providers, propagator and sinks by *settings*.
 
-    Call its ``shutdown(timeout)`` before the process ends.
+    Call its ``shutdown(timeout)`` before the process ends; what still waits at the end of the
+    interpreter gets two seconds then.
 
     Args:
         settings: Read from the environment by default.

@@ -56,6 +56,29 @@ def test_several_threads_run_when_one_is_not_enough() -> None:
     assert handover.drain(5)
 
 
+def test_without_a_thread_the_work_is_done_by_who_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the machine's limit of threads submit() raises nothing, and nothing is lost."""
+    seen: list[tuple[int, str]] = []
+    handover: Handover[int] = Handover(
+        lambda item: seen.append((item, threading.current_thread().name)), name="back", limit=9
+    )
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", _refuse)
+        assert [handover.submit(number) for number in (1, 2)] == [True, True]
+        assert not handover.drain(0)
+        assert handover.drain(5)
+    handover.submit(3)
+    assert handover.drain(5)
+
+    assert seen == [(1, "MainThread"), (2, "MainThread"), (3, "back")]
+
+
+def _refuse(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_a_failure_costs_its_item_only(caplog: pytest.LogCaptureFixture) -> None:
     """The thread lives on, the line says what was wrong."""
     seen: list[int] = []

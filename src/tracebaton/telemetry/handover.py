@@ -5,8 +5,10 @@ Hand work from request threads to a few background threads, bounded, with a dead
 import contextvars
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from tracebaton.telemetry.forks import in_child
@@ -74,9 +76,18 @@ class Handover(Generic[Item]):
             self._notify()
 
     def drain(self, timeout: float) -> bool:
-        """Wait up to *timeout* seconds until all is handled, and tell whether it is."""
+        """
+        Wait up to *timeout* seconds until all is handled, and tell whether it is.
+
+        What no thread could be started for is handled here.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._threads and time.monotonic() < deadline and (item := self._take()):
+            self._settle(item[0])
         with self._changed:
-            return self._changed.wait_for(lambda: not len(self), timeout)
+            return self._changed.wait_for(
+                lambda: not len(self), max(0.0, deadline - time.monotonic())
+            )
 
     def __len__(self) -> int:
         """Return how many items wait or are just handled."""
@@ -84,29 +95,39 @@ class Handover(Generic[Item]):
 
     def _notify(self) -> None:
         if self._threads == 0 or (self._threads < self._most and len(self) > self._threads):
-            self._threads += 1
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            # From an empty context: an instrumented Thread would carry this request's into it.
-            contextvars.Context().run(thread.start)
+            # None can be started at the machine's limit, nor by an interpreter that ends (3.12).
+            with suppress(RuntimeError):
+                # From an empty context: an instrumented Thread would carry this request's into it.
+                contextvars.Context().run(thread.start)
+                self._threads += 1
         self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
-            item = self._next()
-            try:
-                self._handle(item)
-            except Exception:  # the thread outlives what one item does wrong
-                _log.exception("telemetry.handover_failed", extra={"fields": {"name": self._name}})
-            with self._changed:
-                self._busy -= 1
-                self._changed.notify_all()
+            self._settle(self._next())
+
+    def _settle(self, item: Item) -> None:
+        try:
+            self._handle(item)
+        except Exception:  # the thread outlives what one item does wrong
+            _log.exception("telemetry.handover_failed", extra={"fields": {"name": self._name}})
+        with self._changed:
+            self._busy -= 1
+            self._changed.notify_all()
+
+    def _take(self) -> tuple[Item] | None:
+        with self._changed:
+            if not self._items:
+                return None
+            self._busy += 1
+            return (self._items.popleft(),)
 
     def _next(self) -> Item:
         while True:
+            if (item := self._take()) is not None:
+                return item[0]
             with self._changed:
-                if self._items:
-                    self._busy += 1
-                    return self._items.popleft()
                 self._woken = False
             delay = self._tick()
             with self._changed:

@@ -2,14 +2,12 @@
 Build what a process needs to be seen, and take it down within a deadline.
 """
 
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.metrics import NoOpMeterProvider
@@ -22,6 +20,7 @@ from tracebaton.propagation import Propagator
 from tracebaton.semconv import SCOPE
 from tracebaton.settings import Settings, prefer_stable_http_conventions
 from tracebaton.telemetry.clients import Clients
+from tracebaton.telemetry.ending import AtOnce, at_exit
 from tracebaton.telemetry.enrichment import SpanPipeline
 from tracebaton.telemetry.kept import kept_errors
 from tracebaton.telemetry.logs import LogPush
@@ -36,6 +35,8 @@ Role = Literal["api", "worker"]
 
 #: Sentry's own default, so that issues of a process without the variable stay together.
 _ENVIRONMENT: Final = "production"
+#: Seconds that the end of a process waits for its sinks where nobody called `shutdown()`.
+EXIT_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,8 @@ class Telemetry:
         self._metric_push = metric_push
         self.meter_provider = meter_provider or metrics.get_meter_provider()
         self._report: FlushReport | None = None
+        self._stopping = AtOnce(self._stops())
+        self._cancel: Callable[[], object] = lambda: None
 
     @property
     def tracer(self) -> Tracer:
@@ -104,16 +107,22 @@ class Telemetry:
 
     def force_flush(self, timeout: float) -> bool:
         """Send what has ended within *timeout* seconds and tell whether all of it left."""
-        calls: list[Callable[[], Any]] = [export.force_flush for export in self._exports]
+        flushes: list[Callable[[], object]] = [
+            one.force_flush for one in (*self._exports, *self._pushes)
+        ]
+        calls: list[Callable[[float], object]] = [_timeless(flush) for flush in flushes]
         if self.sentry is not None:
-            calls.append(partial(self.sentry.force_flush, timeout))
-        calls += [push.force_flush for push in self._pushes]
-        return _within(timeout, calls) and not self._waiting
+            calls.append(self.sentry.force_flush)
+        return AtOnce(calls).within(timeout) and not self._waiting
 
     @property
     def _waiting(self) -> int:
         sentry = 0 if self.sentry is None else self.sentry.waiting
         return sentry + sum(export.waiting for export in self._exports)
+
+    def shutdown_at_exit(self, timeout: float = EXIT_SECONDS) -> None:
+        """Call `shutdown()` when the interpreter ends, unless somebody else does before."""
+        self._cancel = at_exit(self._stopping.prepare, partial(self.shutdown, timeout))
 
     def shutdown(self, timeout: float) -> FlushReport:
         """
@@ -122,16 +131,13 @@ class Telemetry:
         All destinations are flushed at the same time; what hangs is left behind in daemon threads.
         A second call returns the first one's report.
         """
+        self._cancel()
         if self._report is None:
             self._report = self._shut_down(timeout)
         return self._report
 
     def _shut_down(self, timeout: float) -> FlushReport:
-        calls: list[Callable[[], Any]] = [export.shutdown for export in self._exports]
-        if self.sentry is not None:
-            calls.append(partial(self.sentry.shutdown, timeout))
-        calls += [push.shutdown for push in self._pushes]
-        in_time = _within(timeout, calls)
+        in_time = self._stopping.within(timeout)
         for left in (*self._exports, *self._pushes):
             left.abandon()
         sinks: list[SpanExport | Sentry] = [*self._exports]
@@ -143,17 +149,15 @@ class Telemetry:
             complete=in_time and not self._waiting,
         )
 
+    def _stops(self) -> Iterator[Callable[[float], object]]:
+        yield from (_timeless(one.shutdown) for one in (*self._exports, *self._pushes))
+        if self.sentry is not None:
+            yield self.sentry.shutdown
 
-def _within(timeout: float, calls: Iterable[Callable[[], Any]]) -> bool:
-    """Run *calls* at the same time and tell whether all returned in *timeout* seconds."""
-    deadline = time.monotonic() + timeout
-    # Daemon threads: the SDK's flush and shutdown know no deadline (opentelemetry-python#4568).
-    threads = [threading.Thread(target=call, daemon=True, name="tracebaton-stop") for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return not any(thread.is_alive() for thread in threads)
+
+def _timeless(call: Callable[[], object]) -> Callable[[float], object]:
+    """Return *call* for those who give it a deadline, which it does not know."""
+    return lambda timeout: call()
 
 
 def build(settings: Settings, *, role: Role, install: bool = True) -> Telemetry:
@@ -191,6 +195,7 @@ def build(settings: Settings, *, role: Role, install: bool = True) -> Telemetry:
         if settings.otel_sdk_disabled
         else _enabled(settings, resource, propagator, sentry)
     )
+    telemetry.shutdown_at_exit()
     if install:
         _install(telemetry)
         if not settings.otel_sdk_disabled:
