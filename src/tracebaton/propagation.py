@@ -188,7 +188,7 @@ class Propagator(TextMapPropagator):
         here = otel.get_current() if context is None else context
         span = trace.get_current_span(here)
         host = _host_of(span) if self._baggage_to or self._trace_to is not None else None
-        told = self._trace_to is None or host in self._trace_to
+        told = self._is_told(host)
         headers = _trace_headers(span.get_span_context()) if told else {}
         if headers and self._sentry is not None:
             headers[SENTRY_TRACE] = format_sentry_trace(span.get_span_context())
@@ -198,6 +198,13 @@ class Propagator(TextMapPropagator):
             _take_out(self.fields - headers.keys(), carrier)
         for key, value in headers.items():
             setter.set(carrier, key, value)
+
+    def may_tell(self, context: Context | None = None) -> bool:
+        """Tell whether the host that the current span of *context* calls may learn of the trace."""
+        return self._trace_to is None or self._is_told(_host_of(trace.get_current_span(context)))
+
+    def _is_told(self, host: str | None) -> bool:
+        return self._trace_to is None or host in self._trace_to
 
     def inject_message(self, context: Context | None = None) -> dict[str, str]:
         """

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,7 +135,9 @@ def test_what_somebody_else_switched_on_stays_as_it_is(pipelines: Any, otlp: Otl
     first, second = (pipelines({"OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url}) for _ in range(2))
     try:
         for telemetry in (first, second):
-            Clients({"requests"}).instrument(telemetry.tracer_provider, telemetry.meter_provider)
+            Clients({"requests"}).instrument(
+                telemetry.tracer_provider, telemetry.meter_provider, telemetry.propagator
+            )
         requests.post(otlp.url + "/call", timeout=10)
     finally:
         RequestsInstrumentor().uninstrument()
@@ -143,14 +146,14 @@ def test_what_somebody_else_switched_on_stays_as_it_is(pipelines: Any, otlp: Otl
     assert reports == [1, 0]
 
 
-@pytest.mark.parametrize("name", ["asyncpg", "redis"])
-def test_what_is_not_installed_stops_the_start(name: str) -> None:
+def test_what_is_not_installed_stops_the_start() -> None:
     """By its name and with the remedy; all-installed has nothing to miss."""
-    settings = Settings.load({"TRACEBATON_INSTRUMENT": f"httpx, {name},all-installed"})
+    settings = Settings.load({"TRACEBATON_INSTRUMENT": "httpx, psycopg,all-installed"})
 
     with pytest.raises(
         ConfigurationError,
-        match=rf"TRACEBATON_INSTRUMENT: {name} .*pip install opentelemetry-instrumentation-{name}$",
+        match=r"^TRACEBATON_INSTRUMENT: psycopg cannot be instrumented:"
+        r" pip install opentelemetry-instrumentation-psycopg$",
     ):
         build(settings, role="api", install=False)
 
@@ -161,3 +164,23 @@ def test_an_unknown_name_stops_the_start() -> None:
         ConfigurationError, match=r"TRACEBATON_INSTRUMENT: does not know flask.*all-installed$"
     ):
         Settings.load({"TRACEBATON_INSTRUMENT": "httpx,flask"})
+
+
+def test_a_library_that_does_not_fit_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the version that would, since its instrumentation is there and would do nothing."""
+    dist = tmp_path / "instrumentation.dist-info"
+    dist.mkdir()
+    (dist / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: instrumentation\nVersion: 1\n"
+        'Provides-Extra: instruments\nRequires-Dist: pydantic<1; extra == "instruments"\n'
+    )
+    (dist / "entry_points.txt").write_text("[opentelemetry_instrumentor]\npsycopg = x:Y\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with pytest.raises(
+        ConfigurationError,
+        match=r"psycopg cannot be instrumented: pip install 'pydantic ?<1.*' in place of pydantic",
+    ):
+        Clients({"psycopg"})

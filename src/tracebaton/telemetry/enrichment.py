@@ -21,7 +21,7 @@ from tracebaton.semconv import (
     OP_QUEUE_PUBLISH,
     SENTRY_OP,
 )
-from tracebaton.telemetry.masking import mask_span
+from tracebaton.telemetry.masking import changed, mask_span
 
 __all__ = ["SpanPipeline", "sentry_op"]
 
@@ -33,6 +33,8 @@ _QUEUE_OPS: Final = {
     "process": OP_QUEUE_PROCESS,
     "settle": "queue.settle",
 }
+#: The op of what says nothing about itself.
+_UNKNOWN: Final = "function"
 _HTTP_OPS: Final = {SpanKind.SERVER: OP_HTTP_SERVER, SpanKind.CLIENT: "http.client"}
 
 
@@ -42,7 +44,7 @@ def sentry_op(kind: SpanKind, attributes: Mapping[str, Any]) -> str:
         return _QUEUE_OPS.get(str(attributes.get(MESSAGING_OPERATION_TYPE)), "queue")
     if any(name in attributes for name in HTTP_METHODS):
         return _HTTP_OPS.get(kind, "http")
-    return "db" if any(name in attributes for name in DB_SYSTEMS) else "function"
+    return "db" if any(name in attributes for name in DB_SYSTEMS) else _UNKNOWN
 
 
 class SpanPipeline(SpanProcessor):
@@ -72,6 +74,15 @@ class SpanPipeline(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Hand *span* on without secrets; instrumentations set attributes until it ends."""
-        clean = mask_span(span)
+        clean = mask_span(_with_op(span))
         for sink in self._sinks:
             sink.on_end(clean)
+
+
+def _with_op(span: ReadableSpan) -> ReadableSpan:
+    """Return *span* with the op it has by now: SQLAlchemy's and Redis's say late what they are."""
+    attributes = span.attributes or {}
+    if attributes.get(SENTRY_OP) != _UNKNOWN:
+        return span
+    op = sentry_op(span.kind, attributes)
+    return span if op == _UNKNOWN else changed(span, attributes={**attributes, SENTRY_OP: op})

@@ -199,7 +199,9 @@ def build(settings: Settings, *, role: Role, install: bool = True) -> Telemetry:
     if install:
         _install(telemetry)
         if not settings.otel_sdk_disabled:
-            clients.instrument(telemetry.tracer_provider, telemetry.meter_provider)
+            clients.instrument(
+                telemetry.tracer_provider, telemetry.meter_provider, telemetry.propagator
+            )
     return telemetry
 
 
