@@ -29,6 +29,7 @@ Every exception of tracebaton, in one tree.
     │   ├── MessageTooOld           message_too_old     422
     │   └── UntrustedMessage        untrusted_message   422
     ├── ResultTooLarge              result_too_large    500
+    ├── WorkerLost                  worker_lost         500
     └── TaskSignal                  task_signal         500
         ├── RetryLater              retry_later         503
         ├── Reject                  rejected            422
@@ -78,6 +79,7 @@ __all__ = [
     "UnsupportedMediaType",
     "UntrustedMessage",
     "ValidationFailed",
+    "WorkerLost",
 ]
 
 
@@ -316,6 +318,14 @@ class ResultTooLarge(TracebatonError):
 
     code = "result_too_large"
     title = "Result Too Large"
+
+
+class WorkerLost(TracebatonError):
+    """No worker lived to tell how the last attempt ended. Redrive the message to run it again."""
+
+    code = "worker_lost"
+    title = "Worker Lost"
+    retryable = True
 
 
 class TaskSignal(TracebatonError):

@@ -16,7 +16,10 @@ from tracebaton.context import RequestStore
 from tracebaton.errors import ConfigurationError, TracebatonError
 from tracebaton.http.auth import Authenticator, authenticator
 from tracebaton.logs import configure_logging
+from tracebaton.queue.dead import DeadLetters
+from tracebaton.queue.dlq_watch import DlqWatch
 from tracebaton.queue.foreign import ForeignRoute
+from tracebaton.queue.incoming import Reader
 from tracebaton.queue.producer import Producer
 from tracebaton.queue.retry import RetryPolicy
 from tracebaton.queue.signature import MessageKeys
@@ -86,6 +89,7 @@ class Runtime:
         self.quarantine = (
             Queue(self.sqs, url=settings.quarantine_url) if settings.quarantine_url else None
         )
+        self.dlq = Queue(self.sqs, url=settings.dlq_url) if settings.dlq_url else None
         self.keys = MessageKeys(settings.message_keys) if settings.message_keys else None
         self.store: TaskStore | None = _store(settings.store_url)
         self.producer = Producer(
@@ -118,6 +122,26 @@ class Runtime:
         """Return where a person can look at the trace, None without a viewer."""
         viewer = self.settings.viewer_url
         return f"{viewer.rstrip('/')}/#/trace/{trace_id}" if viewer else None
+
+    def dead_letters(self, dlq: Queue, foreign: Sequence[ForeignRoute] = ()) -> DeadLetters | None:
+        """Return who ends the tasks of the messages in *dlq*, None without a task store."""
+        if self.store is None:
+            return None
+        return DeadLetters(
+            queue_name=dlq.name,
+            reader=Reader(queue_name=self.queue.name, routes=foreign, keys=self.keys),
+            store=self.store,
+            tracer=self.telemetry.tracer,
+            propagator=self.telemetry.propagator,
+            reporter=self.telemetry.reporter,
+        )
+
+    def dlq_watch(self, foreign: Sequence[ForeignRoute] = ()) -> DlqWatch | None:
+        """Return the watcher of the DLQ, None where no DLQ or no task store is known."""
+        letters = None if self.dlq is None else self.dead_letters(self.dlq, foreign)
+        if self.dlq is None or letters is None:
+            return None
+        return DlqWatch(self.sqs, self.dlq, letters=letters)
 
     async def ready(self) -> Mapping[str, bool]:
         """Ask queue and store whether they answer."""
@@ -184,6 +208,7 @@ class WorkerService:
             drain_seconds=settings.drain_seconds,
             wait_seconds=wait_seconds,
         )
+        self._watch = runtime.dlq_watch(foreign)
 
     async def prepare(self) -> None:
         """
@@ -215,7 +240,14 @@ class WorkerService:
         """Work until `stop()`; everything in hand is settled when this returns."""
         if self._stopped.is_set():
             return DrainReport(acked=0, released=0, abandoned=0)
-        return await self._worker.run()
+        if self._watch is None:
+            return await self._worker.run()
+        watching = asyncio.create_task(self._watch.run(self._stopped))
+        try:
+            return await self._worker.run()
+        finally:
+            self._stopped.set()
+            await watching
 
     def stop(self) -> None:
         """Stop receiving and drain; a second call gives back what is in hand at once."""

@@ -133,6 +133,8 @@ EVENT_TASK_DEDUPLICATED: Final = "task.deduplicated"
 EVENT_MESSAGE_QUARANTINED: Final = "message.quarantined"
 #: A message that cannot be handled stays, because its copy was not confirmed.
 EVENT_MESSAGE_NOT_QUARANTINED: Final = "message.not_quarantined"
+#: The DLQ watcher cannot look, or must not: tasks of killed workers stay as they are.
+EVENT_DLQ_UNWATCHED: Final = "dlq.unwatched"
 EVENT_WORKER_DRAINED: Final = "worker.drained"
 EVENT_LEASE_LOST: Final = "lease.lost"
 EVENT_LEASE_EXPIRED: Final = "lease.expired"
