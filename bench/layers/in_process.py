@@ -1,0 +1,90 @@
+"""
+Call a subject's ASGI app without a server: ``python in_process.py SUBJECT REQUESTS RATE``.
+
+Requests come one after the other, RATE a second, each in a task of its own as a server makes one;
+background threads work in between as they do in production. CPU is the whole process's until
+everything is flushed.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from statistics import median
+from typing import Any
+
+from load import BODY
+from subjects import SUBJECTS
+
+WARM_UP = 100
+
+
+def scope() -> dict[str, Any]:
+    """Return what uvicorn makes of the load generator's request."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "server": ("127.0.0.1", 8000),
+        "client": ("127.0.0.1", 50000),
+        "scheme": "http",
+        "method": "POST",
+        "root_path": "",
+        "path": "/orders/4711",
+        "raw_path": b"/orders/4711",
+        "query_string": b"",
+        "headers": [
+            (b"host", b"127.0.0.1"),
+            (b"user-agent", b"load"),
+            (b"accept", b"*/*"),
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(BODY)).encode()),
+        ],
+        "state": {},
+    }
+
+
+async def request(app: Any) -> float:
+    """Ask once and return the seconds it took."""
+    statuses = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": BODY, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        statuses.append(message.get("status"))
+
+    asked = scope()
+    started = time.perf_counter()
+    await app(asked, receive, send)
+    spent = time.perf_counter() - started
+    if statuses[0] != 200:
+        raise SystemExit(f"answered {statuses}")
+    return spent
+
+
+async def requests(app: Any, count: int, rate: float) -> list[float]:
+    """Ask *count* times on a timetable."""
+    spent, start = [], time.perf_counter()
+    for number in range(count):
+        await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
+        spent.append(await asyncio.create_task(request(app)))
+    return spent
+
+
+async def measure(name: str, count: int, rate: float) -> dict[str, float]:
+    app, flush = SUBJECTS[name]()
+    await requests(app, WARM_UP, 1000)
+    await asyncio.sleep(0.6)  # what the warm-up left to the background is done
+    cpu = time.process_time()
+    spent = sorted(await requests(app, count, rate))
+    await asyncio.to_thread(flush)
+    return {
+        "median_us": median(spent) * 1e6,
+        "p95_us": spent[int(count * 0.95)] * 1e6,
+        "cpu_us": (time.process_time() - cpu) / count * 1e6,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(measure(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))))

@@ -1,0 +1,28 @@
+"""The benches run: a few requests each, and nobody looks at the times."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("part", "row", "figure"),
+    [
+        ("requests", "ours-sentry", "cpu_us"),
+        ("messages", "ours-sentry", "cpu_us"),
+        ("saturation", "ours", "rps"),
+        ("sinks", "ours, refused", "p99_ms"),
+    ],
+)
+def test_telemetry_bench_measures(part: str, row: str, figure: str, tmp_path: Path) -> None:
+    """Each part of the bench asks a few times and tells the figure it is there for."""
+    command = [sys.executable, str(ROOT / "bench" / "telemetry"), part, "--quick", "--only", row]
+    subprocess.run([*command, "--json", str(tmp_path / "told.json")], check=True, timeout=60)
+
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["rounds"][0][row][figure] > 0
