@@ -291,7 +291,6 @@ def test_each_fate_is_told_from_the_others() -> None:
 _NOTIFICATION = {"Type": "Notification", "MessageId": "\ud800", "Message": json.dumps(_FOREIGN)}
 
 
-@pytest.mark.xfail(strict=True, reason="left in flight until its lease is over, time after time")
 @pytest.mark.parametrize(
     "message",
     [_event(id="\ud800"), _event(delayseconds=10**400), HostileMessage(json.dumps(_NOTIFICATION))],
@@ -304,7 +303,6 @@ def test_what_cannot_be_stored_or_counted_is_settled_at_once(message: HostileMes
         works.runner.run(works.settle(seconds=2))
 
 
-@pytest.mark.xfail(strict=True, reason="an unsigned message ends a task that waits")
 def test_a_forged_message_cannot_end_a_task() -> None:
     """With a key set, a message that nobody signed leaves the task alone whose id it took."""
     with working({"TRACEBATON_MESSAGE_KEY": "k" * 32}) as works:

@@ -128,7 +128,7 @@ def test_what_is_no_event_is_undecodable(body: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["id", "source", "type"])
-@pytest.mark.parametrize("value", [None, "", 7, ["x"]])
+@pytest.mark.parametrize("value", [None, "", 7, ["x"], "a\ud800"])
 def test_a_required_attribute_that_lacks_is_named(name: str, value: object) -> None:
     """Absent, empty, or of another type."""
     with pytest.raises(UndecodableMessage, match=f"lacks {name}"):
@@ -155,3 +155,18 @@ def test_extensions_of_another_type_are_ignored() -> None:
     }
 
     assert decode(json.dumps(MINIMAL | forged)) == decode(json.dumps(MINIMAL))
+
+
+def test_extensions_that_are_no_unicode_are_ignored() -> None:
+    """Half of a surrogate pair can be escaped in JSON, and nothing behind can write it."""
+    names = ("correlationid", "userid", "time", "traceparent", "tracestate", "baggage")
+    forged = dict.fromkeys(names, "a\ud800")
+
+    assert decode(json.dumps(MINIMAL | forged)) == decode(json.dumps(MINIMAL))
+
+
+@pytest.mark.parametrize("delay", [-1, 901, 10**400, 5.0, True, "5", None])
+def test_a_delay_that_sqs_does_not_know_is_none(delay: object) -> None:
+    """The sender cannot have asked for it."""
+
+    assert decode(json.dumps(MINIMAL | {"delayseconds": delay})).delay_seconds == 0

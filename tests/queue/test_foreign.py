@@ -132,6 +132,23 @@ async def test_sns_that_delivers_twice_is_one_task(bench: Bench) -> None:
     assert len(await handled(bench, to_note, concurrency=1)) == 1
 
 
+async def test_sns_that_is_no_unicode_is_not_believed(bench: Bench) -> None:
+    """An id that nothing can write is none; the task's id comes from SQS's then."""
+    seen: list[ForeignMessage] = []
+
+    def route(message: ForeignMessage) -> str | None:
+        seen.append(message)
+        return "note"
+
+    odd = {"Type": "String", "Value": "\ud800"}
+    body = notification('{"text": "odd"}', {"odd": odd, "even": odd | {"Value": "é"}})
+    sent_id = await bench.send(body | {"MessageId": "\ud800", "TopicArn": "\ud800"})
+
+    assert len(await handled(bench, route)) == 1
+    assert seen[0].message_id == sent_id
+    assert (seen[0].topic, dict(seen[0].attributes)) == (None, {"even": "é"})
+
+
 async def test_an_event_of_ours_may_come_by_sns(bench: Bench) -> None:
     """Fan-out through a topic keeps task, user and trace."""
     bench.handle(Seen().__call__)

@@ -7,6 +7,7 @@ survives brokers and tools that drop message attributes.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from tracebaton.errors import UndecodableMessage
 from tracebaton.semconv import BAGGAGE, TRACEPARENT, TRACESTATE
 
 __all__ = [
+    "MAX_DELAY",
     "SIGNATURE",
     "Propagate",
     "TaskEvent",
@@ -23,10 +25,15 @@ __all__ = [
     "encode",
     "event_of",
     "parse",
+    "text_of",
     "written",
 ]
 
 _SPEC_VERSION = "1.0"
+#: The longest delay SQS knows, in seconds.
+MAX_DELAY = 900
+#: Half of a surrogate pair: JSON can escape one, and no store or exporter can write it.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 #: The extension that holds the signature where it is no message attribute.
 SIGNATURE = "signature"
 #: The names under which the trace context stands in the envelope.
@@ -131,23 +138,22 @@ def event_of(document: Any) -> TaskEvent:
     """
     if not isinstance(document, dict) or document.get("specversion") != _SPEC_VERSION:
         raise UndecodableMessage()
-    required = {name: _text(document, name) for name in ("id", "source", "type")}
+    required = {name: text_of(document.get(name)) for name in ("id", "source", "type")}
     missing = [name for name, value in required.items() if not value]
     if missing:
         raise UndecodableMessage(f"The CloudEvents event lacks {', '.join(missing)}.")
-    delay = document.get("delayseconds")
     return TaskEvent(
         id=required["id"] or "",
         source=required["source"] or "",
         type=required["type"] or "",
-        time=_text(document, "time") or "",
+        time=text_of(document.get("time")) or "",
         data=document.get("data"),
-        correlation_id=_text(document, "correlationid"),
-        user_id=_text(document, "userid"),
-        schema_version=_text(document, "schemaversion") or "1",
-        delay_seconds=delay if isinstance(delay, int) else 0,
+        correlation_id=text_of(document.get("correlationid")),
+        user_id=text_of(document.get("userid")),
+        schema_version=text_of(document.get("schemaversion")) or "1",
+        delay_seconds=_delay(document.get("delayseconds")),
         propagate=_propagate(document.get("propagate")),
-        carrier={name: value for name in _CARRIER if (value := _text(document, name))},
+        carrier={name: value for name in _CARRIER if (value := text_of(document.get(name)))},
     )
 
 
@@ -157,6 +163,15 @@ def _propagate(value: object) -> Propagate:
     return "none" if value == "none" else "parent"
 
 
-def _text(document: Mapping[str, Any], name: str) -> str | None:
-    value = document.get(name)
-    return value if isinstance(value, str) else None
+def _delay(value: object) -> int:
+    """Return the delay that *value* claims, none where SQS could not have kept it."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return 0
+    return value if 0 <= value <= MAX_DELAY else 0
+
+
+def text_of(value: object) -> str | None:
+    """Return *value* where it is Unicode text, None where a forger put something else."""
+    if not isinstance(value, str) or (not value.isascii() and _SURROGATE.search(value)):
+        return None
+    return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracebaton.errors import MessageError, UndecodableMessage, UnknownTaskType
-from tracebaton.queue.event import TaskEvent, parse
+from tracebaton.queue.event import TaskEvent, parse, text_of
 from tracebaton.queue.message import Received
 
 __all__ = ["ForeignMessage", "ForeignRoute", "foreign_event", "is_event", "unwrapped"]
@@ -56,13 +56,12 @@ def unwrapped(message: Received) -> ForeignMessage:
             message_id=message.message_id,
             body=message.body,
         )
-    topic, notification_id = document.get("TopicArn"), document.get("MessageId")
     return ForeignMessage(
         data=parse(document["Message"]),
         attributes={**message.attributes, **_sns_attributes(document.get("MessageAttributes"))},
         # SNS's own id stays the same when SNS delivers twice.
-        message_id=notification_id if isinstance(notification_id, str) else message.message_id,
-        topic=topic if isinstance(topic, str) else None,
+        message_id=text_of(document.get("MessageId")) or message.message_id,
+        topic=text_of(document.get("TopicArn")),
         body=document["Message"],
     )
 
@@ -121,9 +120,9 @@ def _sns_attributes(given: Any) -> dict[str, str]:
     if not isinstance(given, dict):
         return {}
     return {
-        name: value["Value"]
+        name: text
         for name, value in given.items()
         if isinstance(value, dict)
         and value.get("Type") != "Binary"
-        and isinstance(value.get("Value"), str)
+        and (text := text_of(value.get("Value"))) is not None
     }

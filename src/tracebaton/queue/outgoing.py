@@ -10,7 +10,14 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tracebaton.errors import InvalidTaskData, MessageTooLarge, RequestError
-from tracebaton.queue.event import SIGNATURE, Propagate, TaskEvent, document_of, written
+from tracebaton.queue.event import (
+    MAX_DELAY,
+    SIGNATURE,
+    Propagate,
+    TaskEvent,
+    document_of,
+    written,
+)
 from tracebaton.queue.message import ATTRIBUTES, Outgoing, attribute_size, byte_size
 from tracebaton.queue.signature import SIGNATURE_LENGTH, MessageKeys
 from tracebaton.queue.sqs import Queue
@@ -19,8 +26,6 @@ from tracebaton.tasks import TaskType
 
 __all__ = ["Item", "checked", "compose", "model_of"]
 
-#: The longest delay SQS knows, in seconds.
-MAX_DELAY = 900
 #: What SQS takes as MessageGroupId and MessageDeduplicationId.
 _FIFO_ID = re.compile(r"[!-~]{1,128}")
 #: What SQS takes as an attribute's name; further rules are `_checked_attributes`'s.
