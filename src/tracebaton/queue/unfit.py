@@ -106,17 +106,12 @@ class Unfit:
         """
         Return the task that the message may end.
 
-        A message that nobody vouches for ends no task but one that has never run: whoever wrote it
-        may have taken the id of another's.
+        None where nobody vouches for the message: it may have taken the id of another's task.
         """
         store, event = self._outcomes.store, attempt.incoming.event
-        if store is None or event is None:
+        if store is None or event is None or isinstance(exc, UntrustedMessage):
             return None
-        task = await store.get(event.id)
-        if task is not None and isinstance(exc, UntrustedMessage):
-            untouched = task.status is TaskStatus.QUEUED and task.attempt == 0
-            return task if untouched and task.type == event.type else None
-        return task
+        return await store.get(event.id)
 
     async def _fail(
         self, attempt: Attempt, outcome: Outcome, status: TaskStatus = TaskStatus.FAILED
