@@ -136,6 +136,7 @@ EVENT_MESSAGE_NOT_QUARANTINED: Final = "message.not_quarantined"
 #: The DLQ watcher cannot look, or must not: tasks of killed workers stay as they are.
 EVENT_DLQ_UNWATCHED: Final = "dlq.unwatched"
 EVENT_WORKER_DRAINED: Final = "worker.drained"
+EVENT_WORKER_FAILURE: Final = "worker.failure"
 EVENT_LEASE_LOST: Final = "lease.lost"
 EVENT_LEASE_EXPIRED: Final = "lease.expired"
 EVENT_AUDIT_CALL: Final = "audit.call"

@@ -283,28 +283,43 @@ class Broken(Reports):
         raise RuntimeError("our own mistake")
 
 
-async def test_our_own_mistake_keeps_message_and_worker(
+async def test_a_broken_sink_loses_no_message(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged; the message comes again by itself, and its place is free."""
-    runs: list[str] = []
-    bench.handle(lambda note: runs.append(note.text))
+    """The message is settled as if the sink worked, and the sink's failure is said."""
     await bench.send("no JSON")
     worker = bench.worker(reporter=Broken(), quarantine=bench.quarantine, concurrency=1)
     async with working(worker):
-        await spoken(caplog, "worker.failure")
-        await bench.producer().enqueue("note", Note())
-        await until(_length(runs), bool)
+        await bench.holds(0)
 
-    assert bench.local.stats()["tasks"]["in_flight"] == 1
+    assert bench.count("tasks-quarantine") == 1
+    assert said(caplog, "telemetry.failed")
+
+
+class Mistaken(SqliteTaskStore):
+    """A store with a mistake in it."""
+
+    async def get(self, task_id: str) -> Task | None:
+        """Fail as no store should."""
+        raise LookupError("our own mistake")
+
+
+async def test_our_own_mistake_gives_the_message_back(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged each time, reported once, and SQS moves the message to the DLQ at the end."""
+    store = Mistaken(tmp_path / "mistaken.db")
+    await bench.send({"specversion": "1.0", "id": "1", "source": "/a", "type": "unheard.of"})
+    worker = bench.worker(store=store, quarantine=bench.quarantine, concurrency=1)
+    async with working(worker):
+        await bench.holds(1, "tasks-dlq")
+    await store.close()
+
+    assert len(said(caplog, "worker.failure")) == bench.attempts
+    assert [(type(exc), told["tags"]) for exc, _, told in bench.reports] == [
+        (LookupError, {"attempt": "3"})
+    ]
     assert worker.in_hand == 0
-
-
-def _length(values: list[Any]) -> Any:
-    async def ask() -> int:
-        return len(values)
-
-    return ask
 
 
 @pytest.mark.parametrize(

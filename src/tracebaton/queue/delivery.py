@@ -40,7 +40,12 @@ from tracebaton.queue.quarantine import Quarantine
 from tracebaton.queue.retry import RetryPolicy
 from tracebaton.queue.threads import HandlerThreads
 from tracebaton.queue.unfit import Unfit
-from tracebaton.semconv import EVENT_TASK_DUPLICATE, EVENT_TASK_STARTED, TASK_STATUS
+from tracebaton.semconv import (
+    EVENT_TASK_DUPLICATE,
+    EVENT_TASK_STARTED,
+    EVENT_WORKER_FAILURE,
+    TASK_STATUS,
+)
 from tracebaton.tasks import ENDED, Registry, Task, TaskStatus, TaskStore, TaskType
 from tracebaton.w3c import parse_traceparent
 
@@ -90,6 +95,14 @@ class Delivery:
 
     async def run(self, lease: Lease) -> Verdict:
         """Handle the message of *lease*; cancelling this discards the handler's result."""
+        try:
+            return await self._run(lease)
+        except Exception as exc:  # our own mistake, not the handler's: it holds no message up
+            fields = {"message_id": lease.message.message_id}
+            _log.error(EVENT_WORKER_FAILURE, exc_info=exc, extra={"fields": fields})
+            return self._outcomes.mistaken(lease.message.receive_count, exc)
+
+    async def _run(self, lease: Lease) -> Verdict:
         incoming = self._reader.read(lease.message)
         extracted, links = self._extracted(incoming)
         origin = extracted.parent if not links else links[0].context

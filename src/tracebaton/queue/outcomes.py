@@ -23,6 +23,7 @@ from tracebaton.semconv import (
     EVENT_TASK_FAILED,
     EVENT_TASK_RETRIED,
     EVENT_TASK_SUCCEEDED,
+    EVENT_TELEMETRY_FAILED,
     TASK_STATUS,
 )
 from tracebaton.tasks import ENDED, TaskStatus, TaskStore
@@ -122,7 +123,28 @@ class Outcomes:
         # A final failure is one event each, even where the cause is a dependency that is away.
         final = replace(outcome, level="error", outage=False, reported=True)
         tags = known | {"attempt": str(attempt.number)}
-        return self._reporter.report(exc, final, mechanism="sqs", tags=tags, failures=past)
+        return self._sent(exc, final, tags=tags, past=past)
+
+    def _sent(
+        self,
+        exc: Exception,
+        outcome: Outcome,
+        *,
+        tags: Mapping[str, str],
+        past: tuple[Mapping[str, Any], ...] = (),
+    ) -> str | None:
+        try:
+            return self._reporter.report(exc, outcome, mechanism="sqs", tags=tags, failures=past)
+        except Exception:  # a sink that is broken loses no message (SPEC 6)
+            _log.warning(EVENT_TELEMETRY_FAILED, exc_info=True)
+            return None
+
+    def mistaken(self, receives: int, exc: Exception) -> Verdict:
+        """Give back a message that a mistake of ours stopped; the last time it is one event."""
+        if not self.policy.is_last(receives):
+            return Verdict("retry", self.policy.delay(receives))
+        self._sent(exc, problems.outcome_of(exc), tags={"attempt": str(receives)})
+        return Verdict("retry", 0)  # SQS moves it to the DLQ
 
     async def written(self, write: Any) -> bool:
         """Await a store write; False, with a log line, where the store is away."""

@@ -31,7 +31,7 @@ from tracebaton.queue.settle import Settler
 from tracebaton.queue.signature import MessageKeys
 from tracebaton.queue.sqs import BATCH, Queue, Received, Sqs
 from tracebaton.queue.threads import HandlerThreads
-from tracebaton.semconv import EVENT_LEASE_EXPIRED, EVENT_LEASE_LOST
+from tracebaton.semconv import EVENT_LEASE_EXPIRED, EVENT_LEASE_LOST, EVENT_WORKER_FAILURE
 from tracebaton.tasks import Registry, TaskStore
 
 __all__ = ["DrainReport", "Worker"]
@@ -200,8 +200,8 @@ class Worker:
         self._leases.drop(lease)
         self._room.give_back(1)
         if not task.cancelled() and (failure := task.exception()):
-            # Our own mistake, not the handler's: the message comes again when its lease runs out.
-            _log.error("worker.failure", exc_info=failure)
+            # A mistake of ours in settling: the message comes again when its lease runs out.
+            _log.error(EVENT_WORKER_FAILURE, exc_info=failure)
 
     async def _handle(self, lease: Lease) -> None:
         work = asyncio.create_task(self._delivery.run(lease))
