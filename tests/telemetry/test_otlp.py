@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, StatusCode
 from otlp_receiver import OtlpReceiver
 
 from tracebaton.context import RequestStore, entered
@@ -114,6 +114,26 @@ def test_log_lines_carry_the_events_fields_and_ids(pipelines: Any, otlp: OtlpRec
         "task_type": "ai",
         "data": "{'a': 1}",
     }
+
+
+def test_half_a_surrogate_pair_costs_nothing(pipelines: Any, otlp: OtlpReceiver) -> None:
+    """Protobuf cannot write one: without a replacement the whole batch would be lost."""
+    telemetry = pipelines({"TRACEBATON_VIEWER_URL": otlp.url})
+    span = telemetry.tracer.start_span("read \ud800", attributes={"file": "a\udcff"})
+    span.add_event("opened", {"file": "b\udcff"})
+    span.set_status(StatusCode.ERROR, "no \udcff")
+    span.end()
+    telemetry.tracer.start_span("other").end()
+    record = {"msg": "read \udcff", "levelno": 20, "fields": {"file": "c\udcff"}}
+    telemetry.log_handler.handle(logging.makeLogRecord(record))
+    telemetry.shutdown(5)
+    first, second = otlp.spans()
+    ((_, line),) = otlp.logs()
+
+    assert (first.name, second.name, first.status.message) == ("read �", "other", "no �")
+    assert attributes(first.attributes)["file"] == "a�"
+    assert attributes(first.events[0].attributes) == {"file": "b�"}
+    assert (line.body.string_value, attributes(line.attributes)) == ("read �", {"file": "c�"})
 
 
 @pytest.mark.parametrize(

@@ -50,14 +50,18 @@ _LINE: Final = re.compile(r"""(?:[^\n,;]++|[,;](?!\s{0,8}+[\w.%\-]{1,64}+["']?[=
 _INDENT: Final = 16
 #: Values that tell that there is no secret, which is what one looks for in a log.
 _NOTHING: Final = frozenset({"none", "null", "nil", "true", "false", "undefined", ""})
+#: Half of a surrogate pair, of a file name say: one of them costs an exporter its whole batch.
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def redact_text(text: str, *, limit: int = TEXT_LIMIT) -> str:
     """
-    Return *text* without its secrets, cut after about *limit* characters.
+    Return *text* without its secrets, cut after about *limit* characters, and as Unicode.
 
     Without anything suspicious this is a handful of substring searches.
     """
+    if not text.isascii():
+        text = _SURROGATE.sub("\ufffd", text)
     if len(text) < _SHORTEST and "=" not in text and ":" not in text and " " not in text:
         return text
     if len(text) > limit:
