@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from tracebaton.application import Tracebaton
 from tracebaton.errors import ConfigurationError, TracebatonError
@@ -76,6 +77,21 @@ class _Server(uvicorn.Server):
             raise TracebatonError("The application failed to start; the log says why.") from exc
 
 
+class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # h11's or httptools's
+    """uvicorn's parser, which tells the application that it has given up the rest of a request."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer 400 in place of the application, which cannot answer any more."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:  # what is half written cannot become another answer
+                self.transport.close()
+                return
+        super().send_400_response(msg)
+
+
 @asynccontextmanager
 async def serving(
     app: Any, *, host: str, port: int, drain_seconds: float = 5.0
@@ -89,6 +105,7 @@ async def serving(
     listener = _listen(host, port)
     config = uvicorn.Config(
         app,
+        http=_Protocol,
         lifespan="on",
         log_config=None,
         access_log=False,

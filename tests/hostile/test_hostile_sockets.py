@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import socket
 import struct
 import time
@@ -183,7 +182,6 @@ def test_a_real_server_survives_every_client(broker: Broker, cases: Cases) -> No
     _check_lines(api)
 
 
-@pytest.mark.xfail(strict=True, reason="what the server's send() raises is told as our failure")
 def test_a_body_that_the_parser_refuses_is_no_failure_of_ours(
     broker: Broker, sentry: SentryReceiver
 ) -> None:
@@ -199,15 +197,10 @@ def test_a_body_that_the_parser_refuses_is_no_failure_of_ours(
     assert sentry.events() == []
 
 
-#: What uvicorn raises where it has answered 400 itself; the xfail below is the place to mend it.
-_KNOWN = re.compile("LocalProtocolError: can't handle event type")
-
-
 def _check_lines(api: Command) -> None:
     assert api.errors == []
     events = api.events
     failed = [event for event in events if event.get("level") in ("error", "critical")]
-    failed = [event for event in failed if not _KNOWN.search(str(event.get("exception")))]
     assert not failed, json.dumps(failed, indent=1)[-5000:]
     assert [line for line in api.lines if "Failed to detach" in line] == []
     inside = [event for event in events if event["event"] in ("http.request", "http.error")]
