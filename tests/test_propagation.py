@@ -349,6 +349,13 @@ class TestInboundTrust:
 
         assert Propagator().extract(object(), Context(), Broken()) == Context()
 
+    @pytest.mark.parametrize("name", ["tracestate", "baggage", "sentry-trace"])
+    def test_a_header_that_cannot_be_read_costs_no_other(self, name: str) -> None:
+        """The stock getter gives up on bytes that are neither UTF-8 nor Python's escapes."""
+        context = extracted(("traceparent", PARENT), (name, "\\\x80"))
+
+        assert parent_of(context) == parent_of(extracted(("traceparent", PARENT)))
+
     @settings(max_examples=200, deadline=None)
     @given(
         st.lists(

@@ -158,13 +158,10 @@ class Propagator(TextMapPropagator):
     ) -> Context:
         """Return *context*, the current one by default, plus what an HTTP caller may tell us."""
         base = otel.get_current() if context is None else context
-        try:
-            traceparent, sentry_trace, tracestate, members_text = (
-                getter.get(carrier, key) or ()
-                for key in (TRACEPARENT, SENTRY_TRACE, TRACESTATE, BAGGAGE)
-            )
-        except Exception:  # a foreign getter must not cost the request
-            return base
+        traceparent, sentry_trace, tracestate, members_text = (
+            _values(getter, carrier, key)
+            for key in (TRACEPARENT, SENTRY_TRACE, TRACESTATE, BAGGAGE)
+        )
         parent = _parent(traceparent, sentry_trace, tracestate)
         if parent is not None:
             base = _with_parent(base, parent.span, "outsider" if parent.decided else "open")
@@ -271,6 +268,13 @@ class Propagator(TextMapPropagator):
         )
         text = header(context, sentry)
         return {BAGGAGE: text} if text else {}
+
+
+def _values(getter: Getter[CarrierT], carrier: CarrierT, key: str) -> Sequence[str]:
+    try:
+        return getter.get(carrier, key) or ()
+    except Exception:  # bytes that a foreign getter cannot read cost this header, and no other
+        return ()
 
 
 def _lower(hosts: frozenset[str]) -> frozenset[str]:

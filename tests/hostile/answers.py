@@ -140,7 +140,7 @@ def _check_ids(request: Hostile, answer: Answer) -> None:
     assert correlation_id is not None
     assert _ID.fullmatch(correlation_id)
     if trace_id is None:
-        assert is_quiet(request) or not is_traced(request)
+        assert is_quiet(request)
     else:
         _check_trace(request, trace_id)
     asked = request.values(b"x-correlation-id")
@@ -196,23 +196,6 @@ def _check_problem(request: Hostile, answer: Answer) -> None:
 def is_quiet(request: Hostile) -> bool:
     """Tell whether *request* is one of the probes."""
     return str(scope_of(request)["path"]) in QUIET
-
-
-def is_traced(request: Hostile) -> bool:
-    """
-    Tell whether OpenTelemetry's instrumentation surely takes the request's bytes.
-
-    What is no UTF-8 it reads as Python escapes, and gives up where those are none.
-    """
-    return not any(b"\\" in value and not _is_utf8(value) for _, value in request.headers)
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def from_loopback(request: Hostile) -> bool:

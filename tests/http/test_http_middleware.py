@@ -534,13 +534,41 @@ def test_another_instrumentor_is_refused() -> None:
         instrument(app)
 
 
-async def test_bytes_that_stop_the_instrumentation_do_not_stop_the_request(
+@pytest.mark.parametrize("agent", [b"\xff\\x", b"\\\x80", "\\é".encode()])
+async def test_bytes_that_stop_the_instrumentation_cost_nothing(
+    ask: Any, provider: Any, spans: Any, lines: Any, agent: bytes
+) -> None:
+    """A header that it cannot decode costs neither span nor answer; the app sees it as it came."""
+    seen: list[bytes] = []
+
+    async def look(request: Request) -> Response:
+        seen.append(dict(request.scope["headers"])[b"user-agent"])
+        return PlainTextResponse("seen")
+
+    app = instrument(Starlette(routes=[Route("/look", look)]), tracer_provider=provider)
+    async with ask(app) as client:
+        answer = await client.get("/look", headers=[(b"user-agent", agent)])
+
+    assert (answer.status_code, seen) == (200, [agent])
+    assert [line["event"] for line in lines.all] == ["http.request"]
+    assert [span.name for span in spans()] == ["GET /look"]
+
+
+async def test_an_owners_hook_that_fails_does_not_stop_the_request(
     ask: Any, provider: Any, lines: Any
 ) -> None:
-    """A header that it cannot decode costs the span, not the answer."""
-    headers = [(b"user-agent", b"\xff\\x"), (b"x-correlation-id", b"c")]
-    async with ask(instrument(ids_app(), tracer_provider=provider)) as client:
-        answer = await client.get("/ids", headers=headers)
+    """Telemetry costs no answer, whoever wrote it."""
+
+    def details(scope: Scope) -> tuple[str, dict[str, Any]]:
+        raise LookupError("the owner's mistake")
+
+    app = ids_app()
+    app.add_middleware(
+        OpenTelemetryMiddleware, default_span_details=details, tracer_provider=provider
+    )
+    app._is_instrumented_by_opentelemetry = True  # type: ignore[attr-defined]  # as its instrumentor
+    async with ask(instrument(app)) as client:
+        answer = await client.get("/ids", headers={"x-correlation-id": "c"})
 
     assert (answer.status_code, answer.json()) == (200, {"correlation_id": "c"})
     assert [line["event"] for line in lines.all] == ["telemetry.failed", "http.request"]
@@ -639,8 +667,15 @@ async def test_a_cancelled_request_is_no_failure(
     assert reporter.reports == []
 
 
-async def call(app: Any, messages: list[Message], **scope: Any) -> list[Message]:
-    """Ask *app* with exactly these messages from the server; then it waits for ever."""
+async def call(
+    app: Any, messages: list[Message], *, takes: int | None = None, **scope: Any
+) -> list[Message]:
+    """
+    Ask *app* with exactly these messages from the server; then it waits for ever.
+
+    Args:
+        takes: Messages that can be sent before the connection is gone.
+    """
     waiting = iter(messages)
     sent: list[Message] = []
 
@@ -652,6 +687,8 @@ async def call(app: Any, messages: list[Message], **scope: Any) -> list[Message]
         return message
 
     async def send(message: Message) -> None:
+        if len(sent) == takes:
+            raise BrokenPipeError
         sent.append(message)
 
     request = {
@@ -737,6 +774,27 @@ async def test_a_caller_who_did_not_wait_is_marked(
     assert sent[-1]["body"] == b"late"
     assert span.attributes.get("tracebaton.client.disconnected", False) is gone
     assert lines.all[0].get("disconnected", False) is gone
+
+
+@pytest.mark.parametrize("takes", [0, 1])
+async def test_an_answer_that_cannot_be_sent_is_no_failure(
+    provider: Any, spans: Any, lines: Any, reporter: Any, takes: int
+) -> None:
+    """A server may raise an OSError where the connection is gone (ASGI 2.4)."""
+
+    async def hello(request: Request) -> Response:
+        return PlainTextResponse("hello")
+
+    app = instrument(
+        Starlette(routes=[Route("/", hello)]), tracer_provider=provider, reporter=reporter
+    )
+    sent = await call(app, [BODY], takes=takes)
+
+    (span,) = spans()
+    assert len(sent) == takes
+    assert span.status.is_unset
+    assert [(line["event"], line["disconnected"]) for line in lines.all] == [("http.request", True)]
+    assert reporter.reports == []
 
 
 async def test_a_disconnect_after_the_answer_means_nothing(lines: Any) -> None:

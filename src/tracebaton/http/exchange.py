@@ -61,6 +61,7 @@ class Exchange:
         handled: An exception that an exception handler is turning into a response right now.
         failure: The exception that was told, and what it means.
         escaped: What left the app, on its way past the instrumentation to the server.
+        unsent: What the server raised because nobody is there to send to.
     """
 
     __slots__ = (
@@ -88,6 +89,7 @@ class Exchange:
         "route",
         "span",
         "status",
+        "unsent",
     )
 
     def __init__(self, scope: Scope, *, route: str | None) -> None:
@@ -115,6 +117,7 @@ class Exchange:
         self.failure: BaseException | None = None
         self.outcome: Outcome | None = None
         self.escaped: BaseException | None = None
+        self.unsent: OSError | None = None
         self.logged = False
         self._stream = False
         self._encoded = False

@@ -84,7 +84,7 @@ class Failures:
         exchange = exchange_of(scope)
         if exchange is None or type(exc).__module__ == _SIGNALS:
             raise exc
-        if isinstance(exc, ClientDisconnect | WebSocketDisconnect):
+        if isinstance(exc, ClientDisconnect | WebSocketDisconnect) or exc is exchange.unsent:
             exchange.left()
             return
         cause = _original(exc)

@@ -30,6 +30,7 @@ from tracebaton.http.routes import route_template
 from tracebaton.http.spans import (
     SpanLayer,
     instrumentation,
+    readable,
     request_instrumentation,
     without_instrumentation,
 )
@@ -182,17 +183,24 @@ class RequestLayer:
             if _is_last(message) and exchange.seconds > _PATIENCE:
                 await _ask_whether_gone(noting_receive)
             exchange.sent(message)
-            await send(message)
+            try:
+                await send(message)
+            except OSError as exc:  # ASGI's way to say that the connection is gone
+                exchange.left()
+                exchange.unsent = exc
+                raise
             if exchange.complete and exchange.kind == "http":
                 _log_request(exchange)
 
-        app = self._quiet if exchange.quiet else self.app
+        if exchange.quiet:
+            await self._quiet(scope, noting_receive, noting_send)
+            return
         try:
-            await app(scope, noting_receive, noting_send)
+            await self.app(readable(scope), noting_receive, noting_send)
         except Exception:
             if exchange.entered:
                 raise
-            # Telemetry never costs a request: the instrumentation stumbled over a header's bytes.
+            # Telemetry never costs a request: an owner's hook of the instrumentation failed, say.
             _log.warning(EVENT_TELEMETRY_FAILED, exc_info=True)
             await self._quiet(scope, noting_receive, noting_send)
 

@@ -27,10 +27,12 @@ from tracebaton.http.failures import Failures, mark_failed
 from tracebaton.http.routes import nested_apps
 from tracebaton.semconv import HTTP_ROUTE
 
-__all__ = ["SpanLayer", "instrumentation", "request_instrumentation", "span_details"]
+__all__ = ["SpanLayer", "instrumentation", "readable", "request_instrumentation", "span_details"]
 
 #: The attribute by which the instrumentation knows an app that has it.
 _FLAG: Final = "_is_instrumented_by_opentelemetry"
+#: Where a request's own headers wait while the instrumentation reads others.
+_RAW: Final = "tracebaton.headers"
 
 
 def request_instrumentation(
@@ -96,6 +98,27 @@ def span_details(scope: Scope) -> tuple[str, dict[str, Any]]:
     return f"{name} {route}" if route else name, attributes
 
 
+def readable(scope: Scope) -> Scope:
+    """
+    Return *scope* with headers that the instrumentation can decode; `SpanLayer` puts its own back.
+
+    What is no UTF-8 it reads as Python escapes, and where those are none it raises.
+    """
+    headers = scope["headers"]
+    if not any(b"\\" in value and not value.isascii() for _, value in headers):
+        return scope
+    clean = [(name, _as_utf8(value)) for name, value in headers]
+    return {**scope, "headers": clean, _RAW: headers}
+
+
+def _as_utf8(value: bytes) -> bytes:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1").encode()
+    return value
+
+
 class SpanLayer:
     """Stands right inside the instrumentation and joins its span and the request store."""
 
@@ -108,6 +131,8 @@ class SpanLayer:
         """Pass the request on; what leaves the app is kept, `RequestLayer` raises it."""
         exchange = exchange_in(scope)
         exchange.entered = True
+        if _RAW in scope:
+            scope["headers"] = scope.pop(_RAW)
         span = trace.get_current_span()
         # The stock propagators start from an empty context: the store would be lost below them.
         exchange.context = _merged(exchange.context, otel.get_current())
