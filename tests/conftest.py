@@ -17,6 +17,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="random cases of each suite in tests/hostile, from a new seed each run;"
         " by default a few hundred, the same in every run",
     )
+    parser.addoption(
+        "--minutes",
+        type=float,
+        default=8.0,
+        metavar="M",
+        help="minutes after which a suite of --cases leaves off (%(default)s)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

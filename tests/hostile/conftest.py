@@ -18,8 +18,6 @@ from hypothesis.strategies import SearchStrategy
 BOUNDED = 400
 #: Cases of one run of hypothesis, which remembers every choice it made until the run ends.
 _RUN = 250
-#: Seconds a suite may take, whatever it was asked for.
-_BUDGET = 460.0
 
 
 @dataclass
@@ -31,11 +29,13 @@ class Cases:
         wanted: Cases of the whole suite.
         seed: Of the first run; the next ones count up.
         long: Whether this is a search of its own and no bounded check.
+        seconds: What the suite may take, however much it was asked for.
     """
 
     wanted: int
     seed: int
     long: bool
+    seconds: float
     lines: list[str] = field(default_factory=list)
 
     def explore(
@@ -58,7 +58,7 @@ class Cases:
         """
         wanted = max(least, round(self.wanted * share))
         done, number, began, grown = 0, self.seed, time.monotonic(), Growth()
-        while done < wanted and time.monotonic() - began < _BUDGET * share + 10:
+        while done < wanted and time.monotonic() - began < self.seconds * share + 10:
             done += _run(strategy, check, number=number, most=wanted - done)
             number += 1
             between()
@@ -150,7 +150,8 @@ def cases(request: pytest.FixtureRequest) -> Cases:
     wanted = request.config.getoption("--cases")
     chosen = request.config.getoption("--hypothesis-seed", default=None)
     number = int(chosen) if chosen is not None else secrets.randbits(32) if wanted else 0
-    made = Cases(wanted or BOUNDED, number, long=wanted is not None)
+    seconds = 60 * request.config.getoption("--minutes") - 20
+    made = Cases(wanted or BOUNDED, number, long=wanted is not None, seconds=seconds)
     request.config.stash[_LINES] = made.lines
     return made
 
