@@ -342,14 +342,31 @@ async def test_a_message_of_another_store_makes_it_not_ready(
         runs.append(note.text)
 
     bench.handle(handler)
-    task = await bench.producer().enqueue("note", Note())
-    await bench.store.forget(task.id)
+    await bench.producer(store=None).enqueue("note", Note())
     worker = bench.worker()
     async with working(worker):
         await until(health(worker), lambda ready: ready["task_store"] is False)
 
     assert runs == []
     assert "task.unknown" in [record.message for record in caplog.records]
+
+
+async def test_a_message_whose_task_was_taken_back_is_not_run(bench: Bench) -> None:
+    """Its send looked like a failure and was none: it goes, and the worker stays ready."""
+    runs: list[str] = []
+
+    async def handler(note: Note) -> None:
+        runs.append(note.text)
+
+    bench.handle(handler)
+    task = await bench.producer().enqueue("note", Note())
+    await bench.store.forget(task.id)
+    worker = bench.worker()
+    async with working(worker):
+        await gone(bench)
+        ready = worker.health()
+
+    assert (runs, ready["task_store"]) == ([], True)
 
 
 async def test_many_messages_are_each_handled_once(bench: Bench) -> None:

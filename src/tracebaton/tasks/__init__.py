@@ -1,17 +1,44 @@
 """Tasks: what the API gives a URL for, the transitions they may make, and the store protocol."""
 
 from tracebaton.tasks.schemas import task_schemas
-from tracebaton.tasks.task import ENDED, TRANSITIONS, Task, TaskStatus, TaskStore
+from tracebaton.tasks.store import (
+    HISTORY_LIMIT,
+    RESULT_LIMIT,
+    Change,
+    ChangeKind,
+    Claim,
+    Claimed,
+    Glimpse,
+    Page,
+    TaskQuery,
+    TaskStore,
+    Unsent,
+    decode_cursor,
+    encode_cursor,
+)
+from tracebaton.tasks.task import ENDED, TRANSITIONS, Task, TaskStatus
 from tracebaton.tasks.types import Handler, Registry, TaskType
 
 __all__ = [
     "ENDED",
+    "HISTORY_LIMIT",
+    "RESULT_LIMIT",
     "TRANSITIONS",
+    "Change",
+    "ChangeKind",
+    "Claim",
+    "Claimed",
+    "Glimpse",
     "Handler",
+    "Page",
     "Registry",
     "Task",
+    "TaskQuery",
     "TaskStatus",
     "TaskStore",
     "TaskType",
+    "Unsent",
+    "decode_cursor",
+    "encode_cursor",
     "task_schemas",
 ]

@@ -1,14 +1,14 @@
 """
-The task resource, its allowed transitions and the protocol every task store keeps.
+The task resource and its allowed transitions.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
-__all__ = ["ENDED", "TRANSITIONS", "Task", "TaskStatus", "TaskStore", "rfc3339"]
+__all__ = ["ENDED", "TRANSITIONS", "Task", "TaskStatus", "rfc3339"]
 
 
 class TaskStatus(StrEnum):
@@ -47,7 +47,8 @@ class Task:
 
     Attributes:
         attempt: The delivery that runs or ran last, 0 before the first.
-        progress: 0 to 100.
+        progress: 0 to 100, of the latest attempt.
+        progress_message: What the handler said with it.
         result: What the handler returned, as JSON.
         error: The problem document of the failure.
         failures: One entry a failed attempt: ``attempt``, ``code``, ``error_type``, ``retry_at``.
@@ -56,6 +57,7 @@ class Task:
         lease_until: When the owner's lease ends, unless it is renewed.
         traceparent: The span of the latest attempt.
         previous: The span of the attempt before that one.
+        changes: How many entries its history has.
     """
 
     id: str
@@ -67,6 +69,7 @@ class Task:
     parent_task_id: str | None = None
     attempt: int = 0
     progress: int = 0
+    progress_message: str | None = None
     result: Any = None
     error: Mapping[str, Any] | None = None
     failures: tuple[Mapping[str, Any], ...] = ()
@@ -78,6 +81,7 @@ class Task:
     lease_until: float | None = None
     traceparent: str | None = None
     previous: str | None = None
+    changes: int = 0
 
     def resource(self, *, trace_url: str | None = None) -> dict[str, Any]:
         """
@@ -92,6 +96,7 @@ class Task:
             "status": self.status.value,
             "attempt": self.attempt,
             "progress": self.progress,
+            "progress_message": self.progress_message,
             "result": self.result,
             "error": self.error,
             "user_id": self.user_id,
@@ -116,90 +121,3 @@ def rfc3339(seconds: float | None) -> str | None:
         return None
     moment = datetime.fromtimestamp(seconds, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-class TaskStore(Protocol):
-    """
-    Where tasks are kept.
-
-    Every write is conditional on the state it starts from (`TRANSITIONS`), so that two workers or a
-    late one cannot overwrite each other. All methods raise ``StoreUnavailable`` when the store is
-    away.
-    """
-
-    async def create(self, task: Task, *, exist_ok: bool = False) -> None:
-        """Save a new task; with *exist_ok* one that is there already stays as it is."""
-        ...
-
-    async def get(self, task_id: str) -> Task | None:
-        """Return the task, None if there is none."""
-        ...
-
-    async def start(
-        self,
-        task_id: str,
-        *,
-        attempt: int,
-        owner: str | None = None,
-        lease_until: float | None = None,
-        traceparent: str | None = None,
-    ) -> Task | None:
-        """
-        Enter ``running`` for *attempt* and return the task as it is now, None if there is none.
-
-        Two kinds are returned unchanged, because there is nothing to run: an ended task, and one
-        that another *owner* runs until a ``lease_until`` to come. The same owner may start again:
-        SQS handed its message out once more, so the worker before is gone. A ``dead`` task starts
-        again too, unless it is the owner's next attempt: that message is on its way to the DLQ.
-        The ``traceparent`` there was becomes ``previous``.
-        """
-        ...
-
-    async def reopen(self, task_id: str) -> bool:
-        """Let a ``failed`` or ``dead`` task wait for its message again; False for any other."""
-        ...
-
-    async def renew(self, owners: Mapping[str, str], *, lease_until: float) -> None:
-        """Let the leases of running tasks, each with its owner, end at *lease_until*."""
-        ...
-
-    async def progress(self, task_id: str, *, attempt: int, percent: int) -> None:
-        """Raise the progress of the running *attempt*; a lower value is ignored."""
-        ...
-
-    async def retry(self, task_id: str, *, attempt: int, failure: Mapping[str, Any] | None) -> bool:
-        """
-        Go back to ``queued`` after *attempt* failed; False if it is no longer ours.
-
-        Without a *failure* the attempt was only given back, as a worker does when it stops.
-        """
-        ...
-
-    async def finish(
-        self,
-        task_id: str,
-        status: TaskStatus,
-        *,
-        attempt: int,
-        result: Any = None,
-        error: Mapping[str, Any] | None = None,
-    ) -> bool:
-        """
-        End the task, once; False if it had ended or a newer attempt runs it.
-
-        Raises:
-            ResultTooLarge: *result* is over 256 KiB as JSON.
-        """
-        ...
-
-    async def forget(self, task_id: str) -> None:
-        """Remove a queued task whose message was never sent."""
-        ...
-
-    async def check(self) -> None:
-        """Raise ``StoreUnavailable`` unless a read works."""
-        ...
-
-    async def close(self) -> None:
-        """Release files and threads."""
-        ...

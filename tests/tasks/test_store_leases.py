@@ -1,34 +1,29 @@
-"""Who runs a task, and for how long, on SQLite."""
+"""Every store: who runs a task, and for how long."""
 
-import sqlite3
-from collections.abc import AsyncIterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tracebaton.errors import StoreUnavailable
-from tracebaton.tasks import Task, TaskStatus
-from tracebaton.tasks.sqlite import SqliteTaskStore
+from tracebaton.tasks import Task, TaskStatus, TaskStore
 
-NOW = 1000.0
+NOW = 1_000.0
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteTaskStore]:
-    """A store with one queued task, ``t``."""
-    opened = SqliteTaskStore(tmp_path / "tasks.db", now=lambda: NOW)
-    await opened.create(Task(id="t", type="note", created_at=NOW, updated_at=NOW))
-    yield opened
-    await opened.close()
+async def store(stores: Any, queued: Any) -> TaskStore:
+    """Return a store with one queued task, ``t``."""
+    opened: TaskStore = stores.open()
+    await opened.create(queued("t"))
+    return opened
 
 
-async def owner(store: SqliteTaskStore) -> tuple[str | None, float | None, int] | None:
+async def owner(store: TaskStore) -> tuple[str | None, float | None, int] | None:
     """Return who runs the task, until when, at which attempt."""
     task = await store.get("t")
     return None if task is None else (task.owner, task.lease_until, task.attempt)
 
 
-async def test_the_first_owner_runs_it(store: SqliteTaskStore) -> None:
+async def test_the_first_owner_runs_it(store: TaskStore) -> None:
     """A copy gets the task as the first one left it."""
     first = await store.start("t", attempt=1, owner="m1", lease_until=NOW + 60)
     copy = await store.start("t", attempt=1, owner="m2", lease_until=NOW + 60)
@@ -37,7 +32,7 @@ async def test_the_first_owner_runs_it(store: SqliteTaskStore) -> None:
     assert await owner(store) == ("m1", NOW + 60, 1)
 
 
-async def test_the_same_owner_starts_again(store: SqliteTaskStore) -> None:
+async def test_the_same_owner_starts_again(store: TaskStore) -> None:
     """SQS handed its message out once more, so nobody else has it."""
     await store.start("t", attempt=1, owner="m1", lease_until=NOW + 60)
     await store.start("t", attempt=2, owner="m1", lease_until=NOW + 90)
@@ -46,9 +41,7 @@ async def test_the_same_owner_starts_again(store: SqliteTaskStore) -> None:
 
 
 @pytest.mark.parametrize("until", [NOW, NOW - 1, None])
-async def test_a_lease_that_is_over_protects_nobody(
-    store: SqliteTaskStore, until: float | None
-) -> None:
+async def test_a_lease_that_is_over_protects_nobody(store: TaskStore, until: float | None) -> None:
     """Nor does one that was never told."""
     await store.start("t", attempt=1, owner="m1", lease_until=until)
     await store.start("t", attempt=1, owner="m2", lease_until=NOW + 60)
@@ -56,7 +49,7 @@ async def test_a_lease_that_is_over_protects_nobody(
     assert await owner(store) == ("m2", NOW + 60, 1)
 
 
-async def test_a_task_that_waits_is_anybodys(store: SqliteTaskStore) -> None:
+async def test_a_task_that_waits_is_anybodys(store: TaskStore) -> None:
     """Its first owner gave it back."""
     await store.start("t", attempt=1, owner="m1", lease_until=NOW + 60)
     await store.retry("t", attempt=1, failure=None)
@@ -65,7 +58,7 @@ async def test_a_task_that_waits_is_anybodys(store: SqliteTaskStore) -> None:
     assert await owner(store) == ("m2", NOW + 60, 1)
 
 
-async def test_only_the_owner_of_what_runs_renews(store: SqliteTaskStore) -> None:
+async def test_only_the_owner_of_what_runs_renews(store: TaskStore) -> None:
     """A late word of another one, or of one that ended, changes nothing."""
     await store.start("t", attempt=1, owner="m1", lease_until=NOW + 60)
     await store.renew({"t": "m1", "unknown": "m1"}, lease_until=NOW + 80)
@@ -75,41 +68,15 @@ async def test_only_the_owner_of_what_runs_renews(store: SqliteTaskStore) -> Non
     await store.renew({"t": "m1"}, lease_until=NOW + 99)
 
     assert renewed == await owner(store) == ("m1", NOW + 80, 1)
+    assert [change.kind for change in await store.history("t")] == [
+        "status",
+        "status",
+        "status",
+        "result",
+    ]
 
 
-async def test_a_task_may_be_there_already(store: SqliteTaskStore) -> None:
-    """A redelivered foreign message finds its own; anyone else's id is a mistake."""
-    again = Task(id="t", type="other", created_at=NOW, updated_at=NOW)
-    await store.create(again, exist_ok=True)
-    with pytest.raises(StoreUnavailable):
-        await store.create(again)
-
-    kept = await store.get("t")
-    assert kept is not None
-    assert kept.type == "note"
-
-
-async def test_a_store_of_the_first_version_is_migrated(tmp_path: Path) -> None:
-    """Its tasks are there, and have no owner."""
-    path = tmp_path / "tasks.db"
-    new = SqliteTaskStore(path, now=lambda: NOW)
-    await new.create(Task(id="t", type="note", created_at=NOW, updated_at=NOW))
-    await new.close()
-    with sqlite3.connect(path) as connection:
-        for column in ("owner", "lease_until", "traceparent", "previous"):
-            connection.execute(f"ALTER TABLE tasks DROP COLUMN {column}")
-        connection.execute("PRAGMA user_version = 1")
-    connection.close()
-    old = SqliteTaskStore(path, now=lambda: NOW)
-    before = await owner(old)
-    await old.start("t", attempt=1, owner="m1", lease_until=NOW + 60)
-
-    assert before == (None, None, 0)
-    assert await owner(old) == ("m1", NOW + 60, 1)
-    await old.close()
-
-
-async def test_a_dead_task_may_run_again(store: SqliteTaskStore) -> None:
+async def test_a_dead_task_may_run_again(store: TaskStore) -> None:
     """Its message was redriven from the DLQ: under another id, and its error is history."""
     await store.start("t", attempt=1, owner="m1", lease_until=NOW + 60, traceparent="first")
     await store.finish("t", TaskStatus.DEAD, attempt=1, error={"code": "internal"})
@@ -120,7 +87,7 @@ async def test_a_dead_task_may_run_again(store: SqliteTaskStore) -> None:
     assert (task.previous, task.traceparent) == ("first", "second")
 
 
-async def test_a_dead_task_waits_for_the_dlq(store: SqliteTaskStore) -> None:
+async def test_a_dead_task_waits_for_the_dlq(store: TaskStore) -> None:
     """The same message once more is not a redrive: SQS has not moved it yet."""
     await store.start("t", attempt=1, owner="m1")
     await store.finish("t", TaskStatus.DEAD, attempt=1)
@@ -134,7 +101,7 @@ async def test_a_dead_task_waits_for_the_dlq(store: SqliteTaskStore) -> None:
 
 
 @pytest.mark.parametrize("status", [TaskStatus.FAILED, TaskStatus.DEAD])
-async def test_what_failed_can_be_reopened(store: SqliteTaskStore, status: TaskStatus) -> None:
+async def test_what_failed_can_be_reopened(store: TaskStore, status: TaskStatus) -> None:
     """For a message that is put back into its queue."""
     await store.start("t", attempt=1)
     await store.finish("t", status, attempt=1, error={"code": "internal"})
@@ -146,10 +113,30 @@ async def test_what_failed_can_be_reopened(store: SqliteTaskStore, status: TaskS
     assert await store.reopen("t") is False
 
 
-async def test_what_succeeded_stays(store: SqliteTaskStore) -> None:
+async def test_what_succeeded_stays(store: TaskStore) -> None:
     """A finished task is not run again."""
     await store.start("t", attempt=1)
     await store.finish("t", TaskStatus.SUCCEEDED, attempt=1)
 
     assert await store.reopen("t") is False
     assert await store.reopen("unknown") is False
+
+
+async def test_a_lease_that_ran_out_is_reaped(store: TaskStore, queued: Any) -> None:
+    """The task waits again, and whoever comes may run it; a lease that holds is left alone."""
+    await store.create(queued("held"))
+    await store.start("t", attempt=1, owner="m1", lease_until=NOW + 10)
+    await store.start("held", attempt=1, owner="m2", lease_until=NOW + 60)
+    reaped = await store.reap(lease_before=NOW + 30)
+    again = await store.reap(lease_before=NOW + 30)
+    late = await store.finish("t", TaskStatus.SUCCEEDED, attempt=1)
+    held = await store.get("held")
+    task = await store.start("t", attempt=2, owner="m1", lease_until=NOW + 90)
+
+    assert [(one.id, one.status, one.owner) for one in reaped] == [("t", "queued", None)]
+    assert again == []
+    assert late is False
+    assert isinstance(held, Task)
+    assert held.status == "running"
+    assert task is not None
+    assert (task.status, task.attempt) == ("running", 2)
