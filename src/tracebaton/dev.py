@@ -7,15 +7,14 @@ holds the loopback SQS and the viewer, and stops API, worker, viewer and SQS in 
 
 import asyncio
 import json
-import logging
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tracebaton.children import Child, Out, start
 from tracebaton.errors import ConfigurationError, TracebatonError
 from tracebaton.local import LocalSqs
 from tracebaton.processes import Announce, on_signals, serving
@@ -30,8 +29,6 @@ QUEUE, DLQ, QUARANTINE = "tasks", "tasks-dlq", "tasks-quarantine"
 _START_SECONDS = 30.0
 #: Seconds beyond the drain time until a child that does not end is killed.
 _STOP_SECONDS = 12.0
-
-_log = logging.getLogger("tracebaton.dev")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,45 +52,6 @@ class DevOptions:
 
 #: The ports people find first, taken where they are free and none was asked for.
 _USUAL = {"api": 8000, "viewer": 8001, "sqs": 9324}
-
-
-class _Child:
-    """One process of ours: its lines are passed on, its ready event is kept."""
-
-    def __init__(self, name: str, process: asyncio.subprocess.Process, out: BinaryIO) -> None:
-        self.name = name
-        self.process = process
-        self._out = out
-        #: Its ready event, None if it ended without one.
-        self.ready: asyncio.Future[Mapping[str, Any] | None] = (
-            asyncio.get_running_loop().create_future()
-        )
-        self._lines = asyncio.create_task(self._pass_on())
-
-    async def _pass_on(self) -> None:
-        assert self.process.stdout is not None  # it was made with a pipe
-        marker = f'{{"event": "{self.name}.ready"'.encode()
-        while line := await self.process.stdout.readline():
-            if not self.ready.done() and line.startswith(marker):
-                self.ready.set_result(json.loads(line))
-            else:
-                self._out.write(line)
-                self._out.flush()
-        await self.process.wait()
-        if not self.ready.done():
-            self.ready.set_result(None)
-
-    async def stop(self, seconds: float) -> None:
-        """Ask it to drain, and end it if it does not within *seconds*."""
-        if self.process.returncode is None:
-            self.process.terminate()
-        try:
-            await asyncio.wait_for(self.process.wait(), seconds)
-        except TimeoutError:
-            _log.error("dev.child_killed", extra={"fields": {"process": self.name}})
-            self.process.kill()
-            await self.process.wait()
-        await self._lines
 
 
 async def run_dev(
@@ -135,8 +93,9 @@ async def run_dev(
         )
         port = _port(options.host, options.port, "api")
         # The exit stack runs backwards: worker first here, so that the API stops first.
-        worker = await _start(stack, "worker", options, 0, environment, out, settings)
-        api = await _start(stack, "api", options, port, environment, out, settings)
+        lines = Out(out)
+        worker = await _start(stack, "worker", options, 0, environment, lines, settings)
+        api = await _start(stack, "api", options, port, environment, lines, settings)
         ready = await _up(api, worker, stop, fail)
         if ready is None:
             return
@@ -206,27 +165,18 @@ async def _start(
     options: DevOptions,
     port: int,
     environment: Mapping[str, str],
-    out: BinaryIO,
+    out: Out,
     settings: Settings,
-) -> _Child:
+) -> Child:
     host = options.host if name == "api" else "127.0.0.1"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tracebaton", name, options.app),
-        *("--host", host, "--port", str(port)),
-        env=environment,
-        stdin=asyncio.subprocess.PIPE,  # closes with this process, however it ends
-        stdout=asyncio.subprocess.PIPE,
-        limit=1024 * 1024,
-        # Ctrl-C reaches the whole group; this process decides who stops when.
-        start_new_session=True,
-    )
-    child = _Child(name, process, out)
+    arguments = (options.app, "--host", host, "--port", str(port))
+    child = await start(name, arguments, environment=environment, out=out)
     stack.push_async_callback(child.stop, settings.drain_seconds + _STOP_SECONDS)
     return child
 
 
 async def _up(
-    api: _Child, worker: _Child, stop: asyncio.Event, fail: Callable[[str, int], None]
+    api: Child, worker: Child, stop: asyncio.Event, fail: Callable[[str, int], None]
 ) -> Mapping[str, Any] | None:
     """Return the API's ready event once both are up, None if that will not happen."""
     stopped = asyncio.ensure_future(stop.wait())
@@ -245,7 +195,7 @@ async def _up(
     return api.ready.result()
 
 
-def _failed(api: _Child, worker: _Child, fail: Callable[[str, int], None]) -> bool:
+def _failed(api: Child, worker: Child, fail: Callable[[str, int], None]) -> bool:
     for child in (api, worker):
         if child.ready.done() and child.ready.result() is None:
             fail(child.name, child.process.returncode or 0)
@@ -254,9 +204,9 @@ def _failed(api: _Child, worker: _Child, fail: Callable[[str, int], None]) -> bo
 
 
 async def _until_over(
-    api: _Child, worker: _Child, stop: asyncio.Event, fail: Callable[[str, int], None]
+    api: Child, worker: Child, stop: asyncio.Event, fail: Callable[[str, int], None]
 ) -> None:
-    ends = {asyncio.ensure_future(child.process.wait()): child for child in (api, worker)}
+    ends = {asyncio.ensure_future(child.wait()): child for child in (api, worker)}
     stopped = asyncio.ensure_future(stop.wait())
     waiting: set[asyncio.Future[Any]] = {*ends, stopped}
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

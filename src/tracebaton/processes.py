@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -26,7 +27,15 @@ from tracebaton.errors import ConfigurationError, TracebatonError
 from tracebaton.http.app import create_health_app
 from tracebaton.semconv import EVENT_WORKER_DRAINED
 
-__all__ = ["load_app", "run_api", "run_worker", "serving"]
+__all__ = [
+    "Announce",
+    "load_app",
+    "on_signals",
+    "run_api",
+    "run_worker",
+    "serving",
+    "stop_with_stdin",
+]
 
 #: Bytes of headers uvicorn reads before it gives up: above our own limit, so that ours answers.
 _HEADER_BYTES = 256 * 1024
@@ -155,14 +164,25 @@ def on_signals(stop: Callable[[], None]) -> None:
         loop.add_signal_handler(number, stop)
 
 
-def stop_with_stdin() -> None:
-    """End this process, gently, when its standard input closes: its parent is gone."""
+#: Seconds beyond the drain time until a process whose parent is gone is killed by itself.
+_ORPHAN_SECONDS = 15.0
+
+
+def stop_with_stdin(seconds: float) -> None:
+    """
+    End this process, gently, when its standard input closes: its parent is gone.
+
+    After *seconds* less gently: an event loop that is blocked sees no signal, and nobody is left
+    who would kill it.
+    """
 
     def watch() -> None:
         with suppress(OSError, ValueError):
             while os.read(sys.stdin.fileno(), 4096):
                 pass
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="tracebaton-parent", daemon=True).start()
 
@@ -174,7 +194,7 @@ async def run_api(app: Tracebaton, *, host: str, port: int, announce: Announce) 
     _refuse_open_door(app, host)
     _ = runtime.authenticator  # a bad key file is a configuration error and no failed start
     if runtime.settings.stop_with_stdin:
-        stop_with_stdin()
+        stop_with_stdin(runtime.settings.drain_seconds + _ORPHAN_SECONDS)
     stop = asyncio.Event()
     on_signals(stop.set)
     drain = runtime.settings.drain_seconds
@@ -197,7 +217,7 @@ async def run_worker(app: Tracebaton, *, host: str, port: int, announce: Announc
     runtime = app.runtime("worker")
     runtime.configure_logging()
     if runtime.settings.stop_with_stdin:
-        stop_with_stdin()
+        stop_with_stdin(runtime.settings.drain_seconds + _ORPHAN_SECONDS)
     worker = app.worker()
     on_signals(worker.stop)
     async with serving(create_health_app(worker.ready), host=host, port=port) as (url, _):

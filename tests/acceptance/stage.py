@@ -1,10 +1,21 @@
 """What the acceptance tests' processes stand on: a queue with its DLQ on a real loopback SQS."""
 
+import asyncio
 import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from opentelemetry.trace import NoOpTracer
 
 from tracebaton.local import LocalSqsThread
+from tracebaton.propagation import Propagator
+from tracebaton.queue.producer import Producer
+from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
+from tracebaton.tasks import ENDED, Registry, Task
+from tracebaton.tasks.sqlite import SqliteTaskStore
 
 
 @dataclass
@@ -25,6 +36,42 @@ class Broker:
             "TRACEBATON_RETRY_BASE_SECONDS": "0.01",
             "TRACEBATON_RETRY_CAP_SECONDS": "0.01",
         }
+
+    def enqueue(self, registry: Registry, kind: str, data: Mapping[str, Any]) -> str:
+        """Enqueue a task as an API of *registry* would, and return its id."""
+        return asyncio.run(self._enqueue(registry, kind, data))
+
+    async def _enqueue(self, registry: Registry, kind: str, data: Mapping[str, Any]) -> str:
+        store = SqliteTaskStore(self.folder / "tasks.db")
+        sqs = Sqs(SqsAccess(endpoint=self.sqs.url, region="us-east-1", anonymous=True))
+        producer = Producer(
+            sqs,
+            Queue(sqs, url=self.sqs.queue_url("tasks")),
+            registry=registry,
+            store=store,
+            tracer=NoOpTracer(),
+            propagator=Propagator(),
+            source="/test",
+        )
+        try:
+            return (await producer.enqueue(kind, data)).id
+        finally:
+            await sqs.close()
+            await store.close()
+
+    def ended(self, task_id: str, *, seconds: float = 30) -> Task:
+        """Wait until the task has ended and return it."""
+        return asyncio.run(self._ended(task_id, time.monotonic() + seconds))
+
+    async def _ended(self, task_id: str, deadline: float) -> Task:
+        store = SqliteTaskStore(self.folder / "tasks.db")
+        try:
+            while (task := await store.get(task_id)) is None or task.status not in ENDED:
+                assert time.monotonic() < deadline, task
+                await asyncio.sleep(0.05)
+            return task
+        finally:
+            await store.close()
 
 
 def create_queues(sqs: LocalSqsThread) -> None:

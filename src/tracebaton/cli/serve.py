@@ -65,8 +65,19 @@ def api(app: App = _CHAT, host: Host = "127.0.0.1", port: Port = 8000) -> None:
     _leave(0)
 
 
-def worker(app: App = _CHAT, host: Host = "127.0.0.1", port: Port = 0) -> None:
+def worker(
+    app: App = _CHAT,
+    host: Host = "127.0.0.1",
+    port: Port = 0,
+    processes: Annotated[int, typer.Option(min=1, help="Workers, each a process.")] = 1,
+) -> None:
     """Run the worker; --host and --port are those of its health page."""
+    if processes > 1:
+        from tracebaton.crew import CrewOptions, run_crew
+
+        options = CrewOptions(app=app, processes=processes, host=host, port=port)
+        out, pretty = sys.stdout.buffer, sys.stdout.isatty()
+        _leave(asyncio.run(run_crew(options, announce=_announce, out=out, pretty=pretty)))
     from tracebaton.processes import load_app, run_worker
 
     asyncio.run(run_worker(load_app(app), host=host, port=port, announce=_announce))
