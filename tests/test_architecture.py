@@ -14,10 +14,10 @@ ROOT = Path(tracebaton.__file__).parent
 
 #: From the ground up. A module imports from lower rows only; a package also from within itself.
 FLOORS = (
-    {"errors", "semconv", "redaction", "w3c"},
+    {"errors", "semconv", "redaction", "terminal", "w3c"},
     {"context"},
     {"baggage"},
-    {"settings", "propagation", "logs", "metrics", "problems", "audit", "tasks"},
+    {"settings", "propagation", "logs", "metrics", "problems", "audit", "tasks", "traces"},
     {"telemetry", "queue", "local", "viewer"},
     {"http"},
     {"runtime"},

@@ -27,6 +27,7 @@ from tracebaton.semconv import (
     EVENT_AUDIT_SUCCESS,
     SERVICE_NAME,
 )
+from tracebaton.terminal import printable, printable_lines
 
 __all__ = ["JsonFormatter", "PrettyFormatter", "configure_logging", "log_fields"]
 
@@ -188,34 +189,22 @@ class PrettyFormatter(logging.Formatter):
         """Return one readable line, and the stack below it where there is one."""
         fields = log_fields(record, service=self._service)
         below = "".join(
-            f"\n{_lines(stack)}" for name in _BELOW if (stack := fields.pop(name, None))
+            f"\n{printable_lines(stack)}" for name in _BELOW if (stack := fields.pop(name, None))
         )
         level = fields["level"]
         colour = f"\x1b[{self._colours[level]}m" if level in self._colours else ""
         rest = " ".join(
-            f"{_printable(key)}={_printable(value)}"
+            f"{printable(key)}={printable(value)}"
             for key, value in fields.items()
             if value is not None and key not in _SHOWN
         )
         return (
             f"{self._dim}{fields['timestamp'][11:23]}{self._reset} "
-            f"{colour}{_printable(level):<8}{self._reset if colour else ''}"
-            f"{_printable(fields['service'])} "
-            f"{self._bold}{_printable(fields['event'])}{self._reset} "
+            f"{colour}{printable(level):<8}{self._reset if colour else ''}"
+            f"{printable(fields['service'])} "
+            f"{self._bold}{printable(fields['event'])}{self._reset} "
             f"{self._dim}{rest}{self._reset}{below}"
         )
-
-
-def _printable(value: object) -> str:
-    """Return *value* without control characters: text from outside must not drive a terminal."""
-    text = value if isinstance(value, str) else str(value)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def _lines(text: object) -> str:
-    return "\n".join(map(_printable, str(text).expandtabs(4).split("\n")))
 
 
 class _Lines(logging.StreamHandler[TextIO]):

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from tracebaton.cli import keys, serve
+from tracebaton.cli import keys, serve, trace
 from tracebaton.errors import ConfigurationError, TracebatonError
 
 __all__ = ["main"]
@@ -22,6 +22,7 @@ command = typer.Typer(
 command.command("dev")(serve.dev)
 command.command("api")(serve.api)
 command.command("worker")(serve.worker)
+command.command("trace")(trace.trace)
 command.add_typer(keys.command, name="keys")
 
 
