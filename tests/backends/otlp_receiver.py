@@ -1,5 +1,6 @@
 """An OTLP/HTTP receiver on loopback that answers as it is told: at once, wrong, or never."""
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,12 +24,16 @@ class OtlpReceiver:
     Attributes:
         requests: Path, headers and body of each POST, oldest first.
         status: What each POST is answered with.
+        first: Statuses and headers of the answers before that.
+        delay: Seconds before an answer.
         hangs: Whether it is answered at all; `close()` ends the wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.status = 200
+        self.first: list[tuple[int, dict[str, str]]] = []
+        self.delay = 0.0
         self.hangs = False
         self._closed = threading.Event()
         self._changed = threading.Condition()
@@ -43,9 +48,12 @@ class OtlpReceiver:
                 with receiver._changed:
                     receiver.requests.append((self.path, dict(self.headers), body))
                     receiver._changed.notify_all()
-                if receiver.hangs:
-                    receiver._closed.wait()
-                self.send_response(receiver.status)
+                receiver._closed.wait(None if receiver.hangs else receiver.delay)
+                answers = receiver.first
+                status, headers = answers.pop(0) if answers else (receiver.status, {})
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -60,6 +68,12 @@ class OtlpReceiver:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._scheme = "http"
+        if tls is not None:
+            self._scheme = "https"
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="otlp-receiver", daemon=True
         )
@@ -68,7 +82,7 @@ class OtlpReceiver:
     @property
     def url(self) -> str:
         """Return what ``OTEL_EXPORTER_OTLP_ENDPOINT`` has to be."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def spans(self) -> list[Span]:
         """Return every span, in the order of arrival."""
@@ -119,9 +133,9 @@ class OtlpReceiver:
 
 
 @contextmanager
-def otlp_receiver() -> Iterator[OtlpReceiver]:
+def otlp_receiver(*, tls: ssl.SSLContext | None = None) -> Iterator[OtlpReceiver]:
     """Run a receiver for the length of a ``with`` block."""
-    receiver = OtlpReceiver()
+    receiver = OtlpReceiver(tls=tls)
     try:
         yield receiver
     finally:

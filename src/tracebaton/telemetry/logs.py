@@ -10,7 +10,12 @@ from opentelemetry import context as otel
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
+from opentelemetry.sdk._logs import (
+    LoggerProvider,
+    LogRecordProcessor,
+    ReadableLogRecord,
+    ReadWriteLogRecord,
+)
 from opentelemetry.sdk._logs.export import (
     BatchLogRecordProcessor,
     LogRecordExporter,
@@ -19,15 +24,9 @@ from opentelemetry.sdk._logs.export import (
 from opentelemetry.sdk.resources import Resource
 
 from tracebaton.logs import log_fields
-from tracebaton.telemetry.losses import Losses
-from tracebaton.telemetry.otlp import (
-    BATCH_SIZE,
-    QUEUE_SIZE,
-    SCHEDULE_DELAY,
-    Connections,
-    OwnHeaders,
-    silence,
-)
+from tracebaton.telemetry.connections import REASONS, Connections, OwnHeaders, silence
+from tracebaton.telemetry.losses import Ledger, Losses
+from tracebaton.telemetry.otlp import BATCH_SIZE, QUEUE_SIZE, SCHEDULE_DELAY
 
 __all__ = ["LogPush", "OtlpLogHandler"]
 
@@ -46,7 +45,7 @@ class LogPush:
         """
         silence()
         self._provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
-        self._exporters: list[LogRecordExporter] = []
+        self._exports: list[_LogExport] = []
         if endpoint is not None:
             self._add(OTLPLogExporter(endpoint=endpoint, session=Connections()), "otlp")
         if viewer is not None:
@@ -56,15 +55,9 @@ class LogPush:
         self.handler = OtlpLogHandler(self._provider, service=service)
 
     def _add(self, exporter: LogRecordExporter, destination: str) -> None:
-        self._exporters.append(exporter)
-        self._provider.add_log_record_processor(
-            BatchLogRecordProcessor(
-                _Counted(exporter, destination),
-                schedule_delay_millis=SCHEDULE_DELAY * 1000,
-                max_queue_size=QUEUE_SIZE,
-                max_export_batch_size=BATCH_SIZE,
-            )
-        )
+        export = _LogExport(exporter, destination=destination)
+        self._exports.append(export)
+        self._provider.add_log_record_processor(export)
 
     def force_flush(self) -> bool:
         """Send what waits; the caller bounds the wait."""
@@ -75,23 +68,51 @@ class LogPush:
         self._provider.shutdown()
 
     def abandon(self) -> None:
-        """Stop retrying: the deadline has passed."""
-        for exporter in self._exporters:
-            exporter.shutdown()  # type: ignore[no-untyped-call]  # the SDK's is not annotated
+        """Stop retrying, the deadline has passed, and say what was lost."""
+        for export in self._exports:
+            export.abandon()
+
+
+class _LogExport(LogRecordProcessor):
+    """A bounded batch of log lines on its way to one destination, as `SpanExport` is of spans."""
+
+    def __init__(self, exporter: LogRecordExporter, *, destination: str) -> None:
+        self._exporter = exporter
+        self._ledger = Ledger(Losses(destination, signal="logs"), size=QUEUE_SIZE)
+        self._batch = BatchLogRecordProcessor(
+            _Counted(exporter, self._ledger),
+            schedule_delay_millis=SCHEDULE_DELAY * 1000,
+            max_queue_size=QUEUE_SIZE,
+            max_export_batch_size=BATCH_SIZE,
+        )
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        self._ledger.enter()
+        self._batch.on_emit(log_record)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._batch.force_flush(timeout_millis)
+
+    def shutdown(self) -> None:
+        self._batch.shutdown()  # type: ignore[no-untyped-call]  # the SDK's is not annotated
+
+    def abandon(self) -> None:
+        self._ledger.close()
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]  # the SDK's is not annotated
 
 
 class _Counted(LogRecordExporter):
-    """Says once an interval what a destination did not take."""
-
-    def __init__(self, exporter: LogRecordExporter, destination: str) -> None:
+    def __init__(self, exporter: LogRecordExporter, ledger: Ledger) -> None:
         self._exporter = exporter
-        self._losses = Losses(destination, signal="logs")
-        self._reasons = silence()
+        self._ledger = ledger
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        self._ledger.leave(len(batch))
         result = self._exporter.export(batch)
-        if result is not LogRecordExportResult.SUCCESS:
-            self._losses.add(len(batch), self._reasons.take())
+        if result is LogRecordExportResult.SUCCESS:
+            self._ledger.arrive(len(batch))
+        else:
+            self._ledger.lose(len(batch), REASONS.take())
         return result
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:

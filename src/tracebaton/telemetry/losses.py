@@ -10,7 +10,7 @@ from typing import Final
 
 from tracebaton.telemetry.forks import in_child
 
-__all__ = ["InFlight", "Losses"]
+__all__ = ["InFlight", "Ledger", "Losses"]
 
 _log = logging.getLogger("tracebaton.telemetry")
 
@@ -46,6 +46,7 @@ class Losses:
         self._lock = threading.Lock()
         self._count = self._said = 0
         self._moment = float("-inf")
+        self._reason: str | None = None
 
     @property
     def count(self) -> int:
@@ -56,11 +57,97 @@ class Losses:
         """Count *lost*; log the sum since the last line unless that was just now."""
         with self._lock:
             self._count += lost
+            self._reason = reason
             if self._now() - self._moment < INTERVAL:
                 return
-            fresh, self._said, self._moment = self._count - self._said, self._count, self._now()
+            fresh = self._say()
+        self._log(fresh, reason)
+
+    def close(self, left: int) -> None:
+        """Count what is *left* as lost, since the process stops, and log what is not yet said."""
+        with self._lock:
+            self._count += left
+            fresh = self._say()
+        if fresh:
+            self._log(fresh, "the process stopped" if left else self._reason)
+
+    def _say(self) -> int:
+        fresh, self._said, self._moment = self._count - self._said, self._count, self._now()
+        return fresh
+
+    def _log(self, fresh: int, reason: str | None) -> None:
         fields = {"destination": self._destination, self._signal: fresh, "reason": reason}
         _log.warning(f"telemetry.{self._signal}_lost", extra={"fields": fields})
+
+
+class Ledger:
+    """
+    What became of everything that was handed to one destination's queue.
+
+    Each is counted as exported, as lost, or as still waiting.
+    """
+
+    def __init__(self, losses: Losses, *, size: int) -> None:
+        """Start at zero; in a queue of *size* the oldest makes room, which is a loss."""
+        self._losses = losses
+        self._size = size
+        self._start_at_zero()
+        in_child(self._start_at_zero)
+
+    def _start_at_zero(self) -> None:
+        self._lock = threading.Lock()
+        self._received = self._taken = self._exported = self._overflowed = 0
+        self._closed = False
+
+    @property
+    def exported(self) -> int:
+        """Return how many the destination took."""
+        return self._exported
+
+    @property
+    def lost(self) -> int:
+        """Return how many the destination refused or the queue could not hold."""
+        return self._losses.count
+
+    @property
+    def waiting(self) -> int:
+        """Return how many are neither exported nor lost."""
+        # A batch that is just leaving the queue may have been counted as overflow too.
+        return max(0, self._received - self._exported - self.lost)
+
+    @property
+    def unsent(self) -> int:
+        """Return how many the destination did not take, lost and waiting ones."""
+        return self._received - self._exported
+
+    def enter(self) -> None:
+        """Count one that is about to be queued."""
+        with self._lock:
+            self._received += 1
+            full = self._received - self._taken - self._overflowed > self._size
+            self._overflowed += full
+        if full:
+            self._losses.add(1, "the queue is full")
+
+    def leave(self, number: int) -> None:
+        """Count *number* as taken out of the queue."""
+        with self._lock:
+            self._taken += number
+
+    def arrive(self, number: int) -> None:
+        """Count *number* as exported."""
+        with self._lock:
+            self._exported += number
+
+    def lose(self, number: int, reason: str | None) -> None:
+        """Count *number* as lost."""
+        if not self._closed:
+            self._losses.add(number, reason)
+
+    def close(self) -> None:
+        """Count what waits as lost, what is just on its way too, and say what is not yet said."""
+        self._closed = True
+        self._losses.close(self.waiting)
 
 
 class InFlight:

@@ -14,8 +14,8 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.metrics.view import DropAggregation, View
 from opentelemetry.sdk.resources import Resource
 
+from tracebaton.telemetry.connections import REASONS, Connections, silence
 from tracebaton.telemetry.losses import Losses
-from tracebaton.telemetry.otlp import Connections, silence
 
 __all__ = ["MetricPush"]
 
@@ -60,7 +60,7 @@ class _Exporter(OTLPMetricExporter):
     """The SDK's exporter; what it lost is said once an interval, by us."""
 
     def __init__(self, endpoint: str) -> None:
-        self._reasons = silence()
+        silence()
         self._losses = Losses("otlp", signal="metrics")
         super().__init__(endpoint=endpoint, session=Connections())
 
@@ -69,7 +69,7 @@ class _Exporter(OTLPMetricExporter):
     ) -> MetricExportResult:
         result = super().export(metrics_data, timeout_millis, **kwargs)
         if result is not MetricExportResult.SUCCESS:
-            self._losses.add(_points(metrics_data), self._reasons.take())
+            self._losses.add(_points(metrics_data), REASONS.take())
         return result
 
 

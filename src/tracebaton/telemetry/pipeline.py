@@ -137,7 +137,7 @@ class Telemetry:
         return self._report
 
     def _shut_down(self, timeout: float) -> FlushReport:
-        in_time = self._stopping.within(timeout)
+        complete = self._stopping.within(timeout) and not self._waiting
         for left in (*self._exports, *self._pushes):
             left.abandon()
         sinks: list[SpanExport | Sentry] = [*self._exports]
@@ -146,7 +146,7 @@ class Telemetry:
         return FlushReport(
             spans_exported=sum(sink.exported for sink in sinks),
             spans_dropped=sum(sink.unsent for sink in sinks),
-            complete=in_time and not self._waiting,
+            complete=complete,
         )
 
     def _stops(self) -> Iterator[Callable[[float], object]]:
