@@ -123,6 +123,10 @@ def test_one_line_names_every_bad_variable() -> None:
         ("OTEL_SDK_DISABLED", "perhaps"),
         ("SENTRY_TRACES_SAMPLE_RATE", "1.5"),
         ("SENTRY_TRACES_SAMPLE_RATE", "nan"),
+        ("TRACEBATON_SAMPLE_RATES", "/v1/feed"),
+        ("TRACEBATON_SAMPLE_RATES", "/v1/feed=,ai.chat=1"),
+        ("TRACEBATON_SAMPLE_RATES", "/v1/feed=2"),
+        ("TRACEBATON_SAMPLE_RATES", "/v1/feed=often"),
         ("SENTRY_DSN", "https://sentry.io/1"),
         ("SENTRY_DSN", "https://key@sentry.io/project"),
         ("SENTRY_DSN", "https://key@sentry.io:port/1"),
@@ -171,6 +175,17 @@ def test_one_rate_decides(environ: dict[str, str], rate: float) -> None:
     """Sentry's with a DSN, else OpenTelemetry's, else every trace."""
 
     assert Settings.load(environ).sample_rate == rate
+
+
+def test_rates_of_their_own_are_pairs() -> None:
+    """Spaces do not matter, the last of two counts, an empty entry is none."""
+    text = " /v1/feed=0.01 ,POST  /v1/jobs = 0.5, ai.chat=0,, ai.chat=1"
+
+    assert Settings.load({"TRACEBATON_SAMPLE_RATES": text}).sample_rates == {
+        "/v1/feed": 0.01,
+        "POST /v1/jobs": 0.5,
+        "ai.chat": 1.0,
+    }
 
 
 def test_two_rates_that_differ_stop_the_start() -> None:

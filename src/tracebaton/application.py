@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from tracebaton.context import RequestStore
-from tracebaton.errors import TracebatonError
+from tracebaton.errors import ConfigurationError, TracebatonError
 from tracebaton.http.app import LateReporter, create_app
 from tracebaton.http.auth import Authenticator
 from tracebaton.http.body import body as read_body
@@ -102,6 +102,7 @@ class Tracebaton:
         self.store_type = store
         self.routes: list[tuple[str, Endpoint, Sequence[str]]] = []
         self.foreign_routes: list[ForeignRoute] = []
+        self.sample_rates: dict[str, float] = {}
         self._given = settings
         self._runtime: Runtime | None = None
 
@@ -114,6 +115,7 @@ class Tracebaton:
         version: str = "1",
         max_age: float | None = None,
         group: Callable[[Any], str] | None = None,
+        sample_rate: float | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """
         Register the decorated function as the handler of the task type *name*.
@@ -124,10 +126,13 @@ class Tracebaton:
             version: Schema version of the messages it understands.
             max_age: Seconds a message may wait beyond its delay; older ones go to quarantine.
             group: On a FIFO queue, names a task's group by its data where the sender names none.
+            sample_rate: Share of the traces to keep that start with such a task, with no request
+                before it; ``TRACEBATON_SAMPLE_RATES`` wins.
 
         Raises:
-            ConfigurationError: *name* is registered already.
+            ConfigurationError: *name* is registered already, or the rate is none.
         """
+        self._sample([name], sample_rate)
 
         def register(handler: HandlerT) -> HandlerT:
             self.registry.add(
@@ -146,19 +151,41 @@ class Tracebaton:
         return register
 
     def route(
-        self, path: str, *, methods: Sequence[str] = ("GET",)
+        self,
+        path: str,
+        *,
+        methods: Sequence[str] = ("GET",),
+        sample_rate: float | None = None,
     ) -> Callable[[Endpoint], Endpoint]:
         """
         Serve *path* by the decorated function.
 
         It may return a response, a task (202 and its address), a pydantic model or plain JSON data.
+
+        Args:
+            methods: GET answers HEAD too.
+            sample_rate: Share of the traces to keep that start here, tasks included;
+                ``TRACEBATON_SAMPLE_RATES`` wins.
+
+        Raises:
+            ConfigurationError: The rate is none.
         """
+        served = {method.upper() for method in methods}
+        served |= {"HEAD"} if "GET" in served else set()
+        self._sample([f"{method} {path}" for method in served], sample_rate)
 
         def register(endpoint: Endpoint) -> Endpoint:
             self.routes.append((path, endpoint, tuple(methods)))
             return endpoint
 
         return register
+
+    def _sample(self, heads: Iterable[str], rate: float | None) -> None:
+        if rate is None:
+            return
+        if not 0 <= rate <= 1:
+            raise ConfigurationError(f"sample_rate: {rate} is not between 0 and 1")
+        self.sample_rates.update(dict.fromkeys(heads, rate))
 
     def foreign(self, route: ForeignRoute) -> ForeignRoute:
         """
@@ -229,7 +256,12 @@ class Tracebaton:
     def runtime(self, role: Role) -> Runtime:
         """Return the process's runtime, built as *role* at the first use."""
         if self._runtime is None:
-            self._runtime = Runtime(self.settings, role=role, registry=self.registry)
+            self._runtime = Runtime(
+                self.settings,
+                role=role,
+                registry=self.registry,
+                sample_rates=self.sample_rates,
+            )
         return self._runtime
 
     @cached_property

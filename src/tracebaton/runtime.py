@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from tracebaton.context import RequestStore
@@ -40,7 +41,12 @@ Role = Literal["api", "worker"]
 _log = logging.getLogger("tracebaton")
 
 
-def configure_telemetry(settings: Settings | None = None, *, role: Role = "api") -> Telemetry:
+def configure_telemetry(
+    settings: Settings | None = None,
+    *,
+    role: Role = "api",
+    sample_rates: Mapping[str, float] = MappingProxyType({}),
+) -> Telemetry:
     """
     Set up tracing for someone else's process: providers, propagator and sinks by *settings*.
 
@@ -50,11 +56,13 @@ def configure_telemetry(settings: Settings | None = None, *, role: Role = "api")
     Args:
         settings: Read from the environment by default.
         role: Names the service where ``OTEL_SERVICE_NAME`` does not.
+        sample_rates: Shares of traces to keep, by route or task type; ``TRACEBATON_SAMPLE_RATES``
+            wins.
 
     Raises:
         ConfigurationError: A setting is wrong.
     """
-    return build(settings or Settings.load(), role=role)
+    return build(settings or Settings.load(), role=role, sample_rates=sample_rates)
 
 
 class Runtime:
@@ -67,6 +75,7 @@ class Runtime:
         role: Role,
         registry: Registry,
         telemetry: Telemetry | None = None,
+        sample_rates: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.settings = settings
         self.registry = registry
@@ -75,7 +84,7 @@ class Runtime:
                 "TRACEBATON_QUEUE_URL: is not set, nor TRACEBATON_QUEUE_NAME;"
                 " `tracebaton dev` brings a queue of its own"
             )
-        self.telemetry = telemetry or build(settings, role=role)
+        self.telemetry = telemetry or build(settings, role=role, sample_rates=sample_rates)
         self.service_name = str(self.telemetry.resource.attributes["service.name"])
         self.sqs = Sqs(
             SqsAccess(

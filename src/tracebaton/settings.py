@@ -74,6 +74,18 @@ Names = Annotated[frozenset[str], BeforeValidator(_names)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
+def _rates(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = [part.rpartition("=") for part in map(str.strip, value.split(",")) if part]
+    if not all(name.strip() and rate.strip() for name, _, rate in pairs):
+        raise ValueError("has to be NAME=RATE, separated by commas")
+    return {" ".join(name.split()): rate.strip() for name, _, rate in pairs}
+
+
+Rates = Annotated[Mapping[str, Rate], BeforeValidator(_rates)]
+
+
 def _http_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -105,6 +117,7 @@ class Settings(BaseModel):
     otel_metrics_exporter: Literal["otlp", "none"] = Field("otlp", alias="OTEL_METRICS_EXPORTER")
     otel_traces_sampler: str | None = Field(None, alias="OTEL_TRACES_SAMPLER")
     otel_traces_sampler_arg: Rate | None = Field(None, alias="OTEL_TRACES_SAMPLER_ARG")
+    sample_rates: Rates = Field({}, alias="TRACEBATON_SAMPLE_RATES")
     instrument: Names = Field(frozenset(), alias="TRACEBATON_INSTRUMENT")
     keep_errors: bool = Field(False, alias="TRACEBATON_KEEP_ERRORS")
 

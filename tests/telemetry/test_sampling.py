@@ -9,10 +9,13 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
+from pydantic import BaseModel
 from sentry_sdk.tracing_utils import _generate_sample_rand
 
+from tracebaton import Tracebaton
+from tracebaton.errors import ConfigurationError
 from tracebaton.propagation import Propagator
-from tracebaton.telemetry.sampling import HeadSampler, sample_rand
+from tracebaton.telemetry.sampling import HeadRates, HeadSampler, sample_rand
 
 IDS = [Random(n).getrandbits(128) for n in range(400)]
 HTTP = "00-{:032x}-1234567890123456-0{}"
@@ -131,3 +134,81 @@ def test_a_call_is_recorded_where_its_host_decides() -> None:
 def test_its_description_names_the_rate() -> None:
     """Shown by the SDK in its own telemetry."""
     assert HeadSampler(0.5).get_description() == "HeadSampler{0.5}"
+
+
+def server(method: str, route: str | None) -> dict[str, str]:
+    return {"http.request.method": method} | ({"http.route": route} if route else {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "rate"),
+    [
+        (SpanKind.SERVER, server("GET", "/feed"), 0.1),
+        (SpanKind.SERVER, server("POST", "/feed"), 0.2),
+        (SpanKind.SERVER, {"http.method": "POST", "http.route": "/feed"}, 0.2),
+        (SpanKind.SERVER, server("GET", "/jobs"), 0.3),
+        (SpanKind.SERVER, server("GET", "/other"), 1.0),
+        (SpanKind.SERVER, server("GET", None), 1.0),
+        (SpanKind.SERVER, {"http.route": "/feed"}, 0.1),
+        # A request that enqueues a task is still a request.
+        (SpanKind.SERVER, server("GET", "/other") | {"tracebaton.task.type": "chat"}, 1.0),
+        (SpanKind.CONSUMER, {"tracebaton.task.type": "chat"}, 0.4),
+        (SpanKind.PRODUCER, {"tracebaton.task.type": "chat"}, 0.4),
+        (SpanKind.CONSUMER, {"tracebaton.task.type": "other"}, 1.0),
+        (SpanKind.INTERNAL, None, 1.0),
+    ],
+)
+def test_a_head_may_have_a_rate_of_its_own(
+    kind: SpanKind, attributes: dict[str, str] | None, rate: float
+) -> None:
+    """By method and template, by template, by task type; what is set first wins whole."""
+    settings = {"/feed": 0.1, "POST /feed": 0.2}
+    rates = HeadRates(1.0, settings, {"GET /feed": 0.9, "GET /jobs": 0.3, "chat": 0.4})
+    sampler = HeadSampler(rates)
+    kept = [
+        sampler.should_sample(Context(), n, "x", kind, attributes).decision
+        is Decision.RECORD_AND_SAMPLE
+        for n in IDS
+    ]
+
+    assert rates.of(kind, attributes) == rate
+    assert kept == [sample_rand(n) < rate for n in IDS]
+
+
+@pytest.mark.parametrize("flag", [0, 1])
+def test_a_follower_has_no_rate(flag: int) -> None:
+    """The worker does what the head decided, whatever its task's rate is."""
+    found = Propagator().extract_message({"traceparent": HTTP.format(IDS[0], flag)})
+    task = {"tracebaton.task.type": "chat"}
+    for rate in (0.0, 1.0):
+        sampler = HeadSampler(HeadRates(rate, {"chat": 1 - rate}))
+
+        assert keeps(sampler, found.context, attributes=task) == bool(flag)
+
+
+def test_what_was_dropped_is_remembered_with_its_rate() -> None:
+    """As many as may still fail; a rate that all have needs no memory."""
+    rates = HeadRates(0.5, {"/feed": 0.0})
+    sampler = HeadSampler(rates)
+    for number in range(1500):
+        sampler.should_sample(Context(), number, "x", SpanKind.SERVER, server("GET", "/feed"))
+    sampler.should_sample(Context(), IDS[0], "x", SpanKind.SERVER, server("GET", "/other"))
+
+    assert [rates.of_dropped(n) for n in (499, 500, 1499, IDS[0])] == [0.5, 0.0, 0.0, 0.5]
+
+
+def test_an_application_names_its_rates() -> None:
+    """HEAD is answered by GET's handler; a rate that is none stops the import."""
+    app = Tracebaton()
+    app.route("/feed", sample_rate=0.1)(print)
+    app.route("/jobs", methods=["post"], sample_rate=0)(print)
+    app.route("/other")(print)
+    app.task("chat", model=BaseModel, sample_rate=1)(print)
+
+    assert app.sample_rates == {"GET /feed": 0.1, "HEAD /feed": 0.1, "POST /jobs": 0, "chat": 1}
+    for register in (
+        lambda: app.route("/wrong", sample_rate=1.5),
+        lambda: app.task("wrong", model=BaseModel, sample_rate=float("nan")),
+    ):
+        with pytest.raises(ConfigurationError, match="sample_rate"):
+            register()

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanContext, format_trace_id
 
 from tracebaton.baggage import incoming_sentry_members
 from tracebaton.semconv import SENTRY_BAGGAGE_PREFIX
-from tracebaton.telemetry.sampling import sample_rand
+from tracebaton.telemetry.sampling import HeadRates, sample_rand
 from tracebaton.telemetry.transactions import transaction_name
 from tracebaton.telemetry.units import Node, UnitCollector
 
@@ -33,7 +33,7 @@ class DynamicSampling:
         org: str | None,
         release: str | None,
         environment: str | None,
-        rate: float,
+        rates: HeadRates,
         units: UnitCollector[Any],
     ) -> None:
         """
@@ -44,14 +44,14 @@ class DynamicSampling:
             org: The organisation's id, if the DSN's host names it.
             release: As Sentry knows it.
             environment: As Sentry knows it.
-            rate: The share of traces that the head keeps.
+            rates: The share of traces that the head keeps.
             units: Where the local root of a span is looked up.
         """
         self.public_key = public_key
         self.org = org
         self._release = release
         self._environment = environment
-        self._rate = rate
+        self._rates = rates
         self._units = units
 
     def items(self, context: Context) -> Members:
@@ -84,13 +84,14 @@ class DynamicSampling:
         root: ReadableSpan | None = None,
     ) -> Members:
         if node is None:
-            return self._frozen(span, incoming) or self._fresh(span, None)
+            return self._frozen(span, incoming, None) or self._fresh(span, None)
         top = node.root
         if not top.members:
-            top.members = self._frozen(span, incoming) or self._fresh(span, root or top.span())
+            head = root or top.span()
+            top.members = self._frozen(span, incoming, head) or self._fresh(span, head)
         return top.members
 
-    def _frozen(self, span: SpanContext, incoming: Members) -> Members:
+    def _frozen(self, span: SpanContext, incoming: Members, root: ReadableSpan | None) -> Members:
         """Return *incoming* if it belongs to this trace and tells the decision that was taken."""
         found = dict(incoming)
         if found.get(_member("trace_id")) != format_trace_id(span.trace_id):
@@ -99,7 +100,7 @@ class DynamicSampling:
         if found.get(_member("sampled"), sampled) == sampled:
             return incoming
         # An outsider's decision was not followed, so its rate explains nothing.
-        return tuple((found | dict(self._decision(span))).items())
+        return tuple((found | dict(self._decision(span, root))).items())
 
     def _fresh(self, span: SpanContext, root: ReadableSpan | None) -> Members:
         members = {
@@ -111,11 +112,16 @@ class DynamicSampling:
             "transaction": _good_name(root),
         }
         known = {_member(key): value for key, value in members.items() if value}
-        return tuple((known | dict(self._decision(span))).items())
+        return tuple((known | dict(self._decision(span, root))).items())
 
-    def _decision(self, span: SpanContext) -> Members:
+    def _decision(self, span: SpanContext, root: ReadableSpan | None) -> Members:
+        rate = (
+            self._rates.of_dropped(span.trace_id)
+            if root is None
+            else self._rates.of(root.kind, root.attributes)
+        )
         return (
-            (_member("sample_rate"), str(self._rate)),
+            (_member("sample_rate"), str(rate)),
             (_member("sample_rand"), f"{sample_rand(span.trace_id):.6f}"),
             (_member("sampled"), str(span.trace_flags.sampled).lower()),
         )

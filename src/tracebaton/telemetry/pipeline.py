@@ -3,10 +3,11 @@ Build what a process needs to be seen, and take it down within a deadline.
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Final, Literal
 
 from opentelemetry import metrics, propagate, trace
@@ -26,7 +27,7 @@ from tracebaton.telemetry.kept import kept_errors
 from tracebaton.telemetry.logs import LogPush
 from tracebaton.telemetry.metrics import MetricPush
 from tracebaton.telemetry.otlp import SpanExport, otlp_span_exporter
-from tracebaton.telemetry.sampling import HeadSampler
+from tracebaton.telemetry.sampling import HeadRates, HeadSampler
 from tracebaton.telemetry.sentry import Sentry
 
 __all__ = ["FlushReport", "Role", "Telemetry", "build", "resource_of"]
@@ -160,7 +161,13 @@ def _timeless(call: Callable[[], object]) -> Callable[[float], object]:
     return lambda timeout: call()
 
 
-def build(settings: Settings, *, role: Role, install: bool = True) -> Telemetry:
+def build(
+    settings: Settings,
+    *,
+    role: Role,
+    install: bool = True,
+    sample_rates: Mapping[str, float] = MappingProxyType({}),
+) -> Telemetry:
     """
     Return the telemetry that *settings* ask for.
 
@@ -169,6 +176,8 @@ def build(settings: Settings, *, role: Role, install: bool = True) -> Telemetry:
         role: Names the service where ``OTEL_SERVICE_NAME`` does not.
         install: Make provider and propagator OpenTelemetry's global ones. The provider is global
             once a process; a second call keeps the first one's and works beside it.
+        sample_rates: The application's own, by route or task type; ``TRACEBATON_SAMPLE_RATES``
+            wins. Looked up at each head, so they may still grow.
 
     Raises:
         ConfigurationError: This sentry-sdk cannot do what ``TRACEBATON_SENTRY_MODE`` needs, or
@@ -177,7 +186,8 @@ def build(settings: Settings, *, role: Role, install: bool = True) -> Telemetry:
     clients = Clients(settings.instrument)
     prefer_stable_http_conventions()
     resource = resource_of(settings, role=role)
-    sentry = _sentry(settings, resource) if settings.sentry_dsn else None
+    rates = HeadRates(settings.sample_rate, settings.sample_rates, sample_rates)
+    sentry = _sentry(settings, resource, rates) if settings.sentry_dsn else None
     propagator = Propagator(
         trust_baggage=settings.trust_baggage,
         propagate_baggage_to=settings.propagate_baggage_to,
@@ -193,7 +203,7 @@ def build(settings: Settings, *, role: Role, install: bool = True) -> Telemetry:
             meter_provider=NoOpMeterProvider(),
         )
         if settings.otel_sdk_disabled
-        else _enabled(settings, resource, propagator, sentry)
+        else _enabled(settings, resource, propagator, sentry=sentry, rates=rates)
     )
     telemetry.shutdown_at_exit()
     if install:
@@ -205,21 +215,27 @@ def build(settings: Settings, *, role: Role, install: bool = True) -> Telemetry:
     return telemetry
 
 
-def _sentry(settings: Settings, resource: Resource) -> Sentry:
+def _sentry(settings: Settings, resource: Resource, rates: HeadRates) -> Sentry:
     number = str(resource.attributes["service.version"])
     return Sentry(
         settings,
         release=settings.sentry_release or f"tracebaton@{number}",
         environment=str(resource.attributes["deployment.environment.name"]),
+        rates=rates,
     )
 
 
 def _enabled(
-    settings: Settings, resource: Resource, propagator: Propagator, sentry: Sentry | None
+    settings: Settings,
+    resource: Resource,
+    propagator: Propagator,
+    *,
+    sentry: Sentry | None,
+    rates: HeadRates,
 ) -> Telemetry:
     provider = TracerProvider(
         sampler=HeadSampler(
-            settings.sample_rate,
+            rates,
             trust_sampling=settings.trust_sampling,
             keep_errors=settings.keep_errors,
             record_calls=bool(settings.propagate_baggage_to)

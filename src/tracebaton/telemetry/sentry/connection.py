@@ -27,6 +27,7 @@ from tracebaton.telemetry.failures import current_ids
 from tracebaton.telemetry.handover import Handover
 from tracebaton.telemetry.losses import InFlight, Losses
 from tracebaton.telemetry.outages import Outages
+from tracebaton.telemetry.sampling import HeadRates
 from tracebaton.telemetry.sentry.masking import mask_event
 from tracebaton.telemetry.sentry.replay import Replay
 from tracebaton.telemetry.sentry.reporter import SentryReporter, first_report
@@ -72,7 +73,13 @@ class Sentry:
     """The connection to one Sentry project."""
 
     def __init__(
-        self, settings: Settings, *, release: str, environment: str, queue_size: int = QUEUE_SIZE
+        self,
+        settings: Settings,
+        *,
+        release: str,
+        environment: str,
+        rates: HeadRates | None = None,
+        queue_size: int = QUEUE_SIZE,
     ) -> None:
         """
         Initialise sentry-sdk for this process.
@@ -81,6 +88,7 @@ class Sentry:
             settings: With ``SENTRY_DSN`` set.
             release: What Sentry shall know as the release.
             environment: What Sentry shall know as the environment.
+            rates: What the head samples by; the one rate of the settings by default.
             queue_size: Units, and envelopes, that may wait in memory.
 
         Raises:
@@ -102,7 +110,7 @@ class Sentry:
             org=getattr(self._dsn, "org_id", None),
             release=release,
             environment=environment,
-            rate=settings.sample_rate,
+            rates=rates or HeadRates(settings.sample_rate),
             units=self._units,
         )
         self._flight = InFlight(Losses("sentry"))
@@ -233,6 +241,8 @@ def _options(settings: Settings) -> dict[str, Any]:
             # it half way (an AttributeError on stderr).
             AtexitIntegration(),
         ],
+        # They would leave the transaction, in a form of their own that few servers know.
+        "stream_gen_ai_spans": False,
         "include_local_variables": False,
         "auto_session_tracking": False,
         # It would halve the rate of one process and not of the other: half traces.
