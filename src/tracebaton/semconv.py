@@ -155,6 +155,7 @@ SCOPE: Final = "tracebaton"
 QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})
 
 # Generative AI, for the chat example's call to a model.
+RPC_SYSTEM: Final = "rpc.system"
 GEN_AI_OPERATION: Final = "gen_ai.operation.name"
 GEN_AI_PROVIDER: Final = "gen_ai.provider.name"
 GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"

@@ -73,6 +73,12 @@ def test_outside_a_request_a_span_has_no_ids(
         (SpanKind.INTERNAL, {"http.method": "GET"}, "http"),
         (SpanKind.CLIENT, {"db.system.name": "sqlite"}, "db"),
         (SpanKind.CLIENT, {"db.system": "sqlite"}, "db"),
+        (SpanKind.CLIENT, {"rpc.system": "aws-api"}, "rpc"),
+        (
+            SpanKind.CLIENT,
+            {"gen_ai.operation.name": "chat", "http.request.method": "POST"},
+            "gen_ai.chat",
+        ),
         (SpanKind.INTERNAL, {}, "function"),
         (
             SpanKind.PRODUCER,

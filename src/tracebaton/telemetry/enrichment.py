@@ -13,12 +13,14 @@ from opentelemetry.trace import SpanKind, format_trace_id
 from tracebaton.context import bind_trace, in_context, span_attributes
 from tracebaton.semconv import (
     DB_SYSTEMS,
+    GEN_AI_OPERATION,
     HTTP_METHODS,
     MESSAGING_OPERATION_TYPE,
     MESSAGING_SYSTEM,
     OP_HTTP_SERVER,
     OP_QUEUE_PROCESS,
     OP_QUEUE_PUBLISH,
+    RPC_SYSTEM,
     SENTRY_OP,
 )
 from tracebaton.telemetry.masking import changed, mask_span
@@ -42,8 +44,12 @@ def sentry_op(kind: SpanKind, attributes: Mapping[str, Any]) -> str:
     """Return Sentry's op of a span; messaging comes before HTTP, AWS SDK spans carry both."""
     if MESSAGING_SYSTEM in attributes:
         return _QUEUE_OPS.get(str(attributes.get(MESSAGING_OPERATION_TYPE)), "queue")
+    if GEN_AI_OPERATION in attributes:
+        return f"gen_ai.{attributes[GEN_AI_OPERATION]}"
     if any(name in attributes for name in HTTP_METHODS):
         return _HTTP_OPS.get(kind, "http")
+    if RPC_SYSTEM in attributes:
+        return "rpc"
     return "db" if any(name in attributes for name in DB_SYSTEMS) else _UNKNOWN
 
 
