@@ -42,7 +42,7 @@ DOORS = {
     "opentelemetry.exporter": ("telemetry",),
     "sentry_sdk": ("telemetry.sentry",),
     "boto3": ("queue.sqs", "tasks.dynamodb"),
-    "botocore": ("queue.sqs", "tasks.dynamodb"),
+    "botocore": ("queue.sqs", "queue.fastpath", "tasks.dynamodb"),
     "types_boto3_sqs": ("queue.sqs",),
     "types_boto3_dynamodb": ("tasks.dynamodb",),
     "starlette": ("http", "viewer", "examples"),

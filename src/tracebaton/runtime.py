@@ -92,6 +92,7 @@ class Runtime:
                 region=settings.region,
                 # boto3 would ask the instance metadata service for credentials nobody has.
                 anonymous=settings.sqs_on_loopback and not settings.has_aws_credentials,
+                fast=settings.fast_sqs,
             )
         )
         self.queue = Queue(self.sqs, url=settings.queue_url, name=settings.queue_name)

@@ -147,6 +147,7 @@ class Settings(BaseModel):
     queue_name: str | None = Field(None, alias="TRACEBATON_QUEUE_NAME")
     dlq_url: HttpUrl = Field(None, alias="TRACEBATON_DLQ_URL")
     quarantine_url: HttpUrl = Field(None, alias="TRACEBATON_QUARANTINE_URL")
+    fast_sqs: bool = Field(True, alias="TRACEBATON_FAST_SQS")
     message_key: str | None = Field(None, alias="TRACEBATON_MESSAGE_KEY", repr=False)
 
     # Worker

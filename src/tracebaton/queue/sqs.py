@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from tracebaton.errors import MessageTooLarge, QueueUnavailable, TracebatonError
+from tracebaton.queue.fastpath import FastPath
 from tracebaton.queue.message import Attribute, Outgoing, Received, Sent, received, request_entry
 
 if TYPE_CHECKING:
@@ -47,12 +48,14 @@ class SqsAccess:
         region: AWS region; None lets boto3 decide.
         anonymous: Use made-up credentials, for an emulator on this machine.
         threads: Calls other than receives that may run at once.
+        fast: Answer boto3's hot calls over connections of our own, where its client is plain.
     """
 
     endpoint: str | None = None
     region: str | None = None
     anonymous: bool = False
     threads: int = 8
+    fast: bool = True
 
 
 #: SQS's own limit on a message, body and attributes together, unless the queue says less.
@@ -100,8 +103,11 @@ class Sqs:
 
     def __init__(self, access: SqsAccess) -> None:
         self._access = access
-        self._actions = _client(access, pool=access.threads, read_timeout=_READ_TIMEOUT)
-        self._polls = _client(access, pool=32, read_timeout=20 + _READ_TIMEOUT)
+        session = boto3.session.Session()
+        self._actions = _client(session, access, pool=access.threads, read_timeout=_READ_TIMEOUT)
+        self._polls = _client(session, access, pool=32, read_timeout=20 + _READ_TIMEOUT)
+        clients = (self._actions, self._polls) if access.fast else ()
+        self._paths = [path for client in clients if (path := FastPath.install(client))]
         self._threads = ThreadPoolExecutor(access.threads, thread_name_prefix="tracebaton-sqs")
 
     async def queue_url(self, name: str) -> str:
@@ -232,6 +238,8 @@ class Sqs:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._actions.close()
         self._polls.close()
+        for path in self._paths:
+            path.close()
 
     async def _call(self, work: Callable[[], Result]) -> Result:
         try:
@@ -246,9 +254,11 @@ def _unseen(work: Callable[[], Result]) -> Result:
         return work()
 
 
-def _client(access: SqsAccess, *, pool: int, read_timeout: float) -> "SQSClient":
+def _client(
+    session: boto3.session.Session, access: SqsAccess, *, pool: int, read_timeout: float
+) -> "SQSClient":
     made_up = "local" if access.anonymous else None
-    return boto3.session.Session().client(
+    return session.client(
         "sqs",
         endpoint_url=access.endpoint,
         region_name=access.region,

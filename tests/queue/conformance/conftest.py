@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from elasticmq_differences import ELASTICMQ
 
 from tracebaton.local import LocalSqs, ManualClock
+from tracebaton.queue.fastpath import FastPath
 
 ROOT = Path(__file__).parents[3]
 JARS = ROOT / ".tools" / "elasticmq" / "lib"
@@ -37,7 +38,14 @@ messages-storage {{ enabled = false }}
 class Sqs:
     """One broker, spoken to by boto3 as by any client."""
 
-    def __init__(self, name: str, endpoint: str, advance: Callable[[float], None] | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        endpoint: str,
+        advance: Callable[[float], None] | None,
+        *,
+        fast: bool = False,
+    ) -> None:
         self.name = name
         self.endpoint = endpoint
         self._advance = advance
@@ -49,6 +57,14 @@ class Sqs:
             aws_secret_access_key="local",
             config=Config(retries={"total_max_attempts": 1}, connect_timeout=3, read_timeout=30),
         )
+        self._path = FastPath.install(self.client) if fast else None
+        assert fast == (self._path is not None)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+        if self._path is not None:
+            self._path.close()
 
     def create(self, attributes: Mapping[str, str] | None = None) -> str:
         """Make a queue of a fresh name."""
@@ -122,29 +138,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name, _, case = item.name.rstrip("]").partition("[")
         broker, _, case = case.partition("-")
         known = ELASTICMQ.get(name) or ELASTICMQ.get(f"{name}[{case}]")
-        if broker == "elasticmq" and known is not None:
+        if broker.startswith("elasticmq") and known is not None:
             reason = f"AWS: {known.aws}; ElasticMQ: {known.elasticmq}"
             item.add_marker(pytest.mark.xfail(reason=reason, strict=True, run=not known.hangs))
 
 
-@pytest.fixture(scope="session", params=["local", "elasticmq"])
+@pytest.fixture(scope="session", params=["local", "local fast", "elasticmq", "elasticmq fast"])
 def sqs(request: pytest.FixtureRequest) -> Iterator[Sqs]:
-    """Each broker in turn."""
-    start = {"local": local, "elasticmq": elasticmq}[request.param]
-    with start() as broker:
+    """Each broker in turn, by stock boto3 and by boto3 with our fast path."""
+    name, _, fast = request.param.partition(" ")
+    start = {"local": local, "elasticmq": elasticmq}[name]
+    with start(fast=bool(fast)) as broker:
         yield broker
-        broker.client.close()
+        broker.close()
 
 
 @contextmanager
-def local() -> Iterator[Sqs]:
+def local(*, fast: bool = False) -> Iterator[Sqs]:
     """Run ours on a clock that the tests move."""
     with LocalSqs.in_thread(clock=ManualClock()) as running:
-        yield Sqs("local", running.url, running.advance)
+        yield Sqs("local", running.url, running.advance, fast=fast)
 
 
 @contextmanager
-def elasticmq() -> Iterator[Sqs]:
+def elasticmq(*, fast: bool = False) -> Iterator[Sqs]:
     """Run ElasticMQ on Java."""
     java = shutil.which("java")
     if java is None or not JARS.is_dir():
@@ -162,7 +179,7 @@ def elasticmq() -> Iterator[Sqs]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         await_line(process, "started in")
-        yield Sqs("elasticmq", f"http://127.0.0.1:{port}", None)
+        yield Sqs("elasticmq", f"http://127.0.0.1:{port}", None, fast=fast)
     finally:
         process.terminate()
         process.wait(timeout=20)
