@@ -313,7 +313,8 @@ class Tracebaton:
         runtime = self.runtime("api")
         _ = runtime.authenticator  # a bad key file stops the start and not the first request
         try:
-            yield runtime
+            async with runtime.upkept():
+                yield runtime
         finally:
             await runtime.close()
             self._runtime = None

@@ -11,9 +11,11 @@ Every exception of tracebaton, in one tree.
     │   ├── MethodNotAllowed        method_not_allowed  405
     │   ├── RequestTimeout          request_timeout     408
     │   ├── Conflict                conflict            409
+    │   │   └── RequestInProgress   request_in_progress 409
     │   ├── PayloadTooLarge         payload_too_large   413
     │   ├── UnsupportedMediaType    unsupported_media_type 415
     │   ├── ValidationFailed        validation_failed   422
+    │   ├── IdempotencyKeyReused    idempotency_key_reused 422
     │   ├── TooManyRequests         too_many_requests   429
     │   └── HeadersTooLarge         headers_too_large   431
     ├── DependencyError             dependency          503
@@ -29,11 +31,13 @@ Every exception of tracebaton, in one tree.
     │   ├── MessageTooOld           message_too_old     422
     │   └── UntrustedMessage        untrusted_message   422
     ├── ResultTooLarge              result_too_large    500
+    ├── MessageLost                 message_lost        500
     ├── WorkerLost                  worker_lost         500
     └── TaskSignal                  task_signal         500
         ├── RetryLater              retry_later         503
         ├── Reject                  rejected            422
         ├── HandlerTimeout          handler_timeout     504
+        ├── TaskCancelled           task_cancelled      409
         └── LeaseLost               lease_lost          503
 
 ``code`` is the stable name a machine may branch on, ``status`` the HTTP status it maps to,
@@ -53,10 +57,12 @@ __all__ = [
     "Forbidden",
     "HandlerTimeout",
     "HeadersTooLarge",
+    "IdempotencyKeyReused",
     "InvalidTaskData",
     "LeaseLost",
     "MalformedBody",
     "MessageError",
+    "MessageLost",
     "MessageTooLarge",
     "MessageTooOld",
     "MethodNotAllowed",
@@ -65,10 +71,12 @@ __all__ = [
     "QueueUnavailable",
     "Reject",
     "RequestError",
+    "RequestInProgress",
     "RequestTimeout",
     "ResultTooLarge",
     "RetryLater",
     "StoreUnavailable",
+    "TaskCancelled",
     "TaskSignal",
     "TooManyRequests",
     "TracebatonError",
@@ -191,6 +199,13 @@ class Conflict(RequestError):
     title = "Conflict"
 
 
+class RequestInProgress(Conflict):
+    """The first request with this Idempotency-Key is still being handled. Ask again in a moment."""
+
+    code = "request_in_progress"
+    retryable = True
+
+
 class PayloadTooLarge(RequestError):
     """The request body is larger than this service accepts."""
 
@@ -213,6 +228,14 @@ class ValidationFailed(RequestError):
     code = "validation_failed"
     status = 422
     title = "Validation Failed"
+
+
+class IdempotencyKeyReused(RequestError):
+    """This Idempotency-Key was used with another request body. Use a new key for a new request."""
+
+    code = "idempotency_key_reused"
+    status = 422
+    title = "Idempotency Key Reused"
 
 
 class TooManyRequests(RequestError):
@@ -328,6 +351,13 @@ class WorkerLost(TracebatonError):
     retryable = True
 
 
+class MessageLost(TracebatonError):
+    """The task's message is in no queue any more, so nobody will run it. Send it again."""
+
+    code = "message_lost"
+    title = "Message Lost"
+
+
 class TaskSignal(TracebatonError):
     """What a handler raises to steer its own message."""
 
@@ -381,6 +411,14 @@ class HandlerTimeout(TaskSignal):
     status = 504
     title = "Handler Timeout"
     retryable = True
+
+
+class TaskCancelled(TaskSignal):
+    """The task was cancelled while its handler ran; its result was discarded."""
+
+    code = "task_cancelled"
+    status = 409
+    title = "Task Cancelled"
 
 
 class LeaseLost(TaskSignal):

@@ -7,7 +7,8 @@ It owns the shutdown order too: what still makes spans stops first, what sends t
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -22,9 +23,11 @@ from tracebaton.queue.dlq_watch import DlqWatch
 from tracebaton.queue.foreign import ForeignRoute
 from tracebaton.queue.incoming import Reader
 from tracebaton.queue.producer import Producer
+from tracebaton.queue.resender import Resender
 from tracebaton.queue.retry import RetryPolicy
 from tracebaton.queue.signature import MessageKeys
 from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
+from tracebaton.queue.upkeep import Upkeep
 from tracebaton.queue.worker import DrainReport, Worker
 from tracebaton.settings import Settings
 from tracebaton.tasks import Registry, TaskStore
@@ -161,9 +164,33 @@ class Runtime:
         answers = await asyncio.gather(*(_works(check) for check in checks.values()))
         return dict(zip(checks, answers, strict=True))
 
+    @asynccontextmanager
+    async def upkept(self) -> AsyncIterator[None]:
+        """Do what the task store needs beside the work, for the length of a block."""
+        if self.store is None:
+            yield
+            return
+        resender = Resender(
+            self.sqs,
+            self.queue,
+            store=self.store,
+            tracer=self.telemetry.tracer,
+            propagator=self.telemetry.propagator,
+            keys=self.keys,
+        )
+        upkeep = Upkeep(
+            self.store,
+            resender,
+            retention_seconds=self.settings.retention_hours * 3_600,
+            reporter=self.telemetry.reporter,
+        )
+        async with upkeep.running():
+            yield
+
     async def close(self) -> FlushReport:
         """Close the store and the queue, then send what telemetry still holds."""
         if self.store is not None:
+            await self.producer.outbox.flush()
             await self.store.close()
         await self.sqs.close()
         return await asyncio.to_thread(self.telemetry.shutdown, FLUSH_SECONDS)
@@ -250,6 +277,10 @@ class WorkerService:
         """Work until `stop()`; everything in hand is settled when this returns."""
         if self._stopped.is_set():
             return DrainReport(acked=0, released=0, abandoned=0)
+        async with self.runtime.upkept():
+            return await self._run()
+
+    async def _run(self) -> DrainReport:
         if self._watch is None:
             return await self._worker.run()
         watching = asyncio.create_task(self._watch.run(self._stopped))

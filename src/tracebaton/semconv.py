@@ -121,11 +121,18 @@ EVENT_SERVICE_READY: Final = "service.ready"
 EVENT_SERVICE_NOT_READY: Final = "service.not_ready"
 EVENT_API_KEYS_UNREADABLE: Final = "api_keys.unreadable"
 EVENT_TASK_ENQUEUED: Final = "task.enqueued"
+#: The outbox sent what was saved and perhaps never sent, or could not.
+EVENT_TASK_RESENT: Final = "task.resent"
+EVENT_TASK_NOT_RESENT: Final = "task.not_resent"
+#: A running task waits again: the lease of its worker ran out.
+EVENT_TASK_REAPED: Final = "task.reaped"
 EVENT_TASK_STARTED: Final = "task.started"
 EVENT_TASK_SUCCEEDED: Final = "task.succeeded"
 EVENT_TASK_RETRIED: Final = "task.retried"
 EVENT_TASK_FAILED: Final = "task.failed"
 EVENT_TASK_DEAD: Final = "task.dead"
+EVENT_TASK_CANCELLED: Final = "task.cancelled"
+EVENT_UPKEEP_FAILED: Final = "upkeep.failed"
 #: A second copy of a message whose task has ended, or runs elsewhere.
 EVENT_TASK_DUPLICATE: Final = "task.duplicate"
 #: A FIFO queue dropped the message: its deduplication id was used within five minutes.

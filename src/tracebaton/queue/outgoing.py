@@ -24,7 +24,7 @@ from tracebaton.queue.sqs import Queue
 from tracebaton.semconv import BAGGAGE, MESSAGE_SIGNATURE, TRACEPARENT, TRACESTATE
 from tracebaton.tasks import TaskType
 
-__all__ = ["Item", "checked", "compose", "model_of"]
+__all__ = ["Item", "addressed", "checked", "compose", "model_of"]
 
 #: What SQS takes as MessageGroupId and MessageDeduplicationId.
 _FIFO_ID = re.compile(r"[!-~]{1,128}")
@@ -118,13 +118,29 @@ def compose(
         MessageTooLarge: What has to go is over *limit* bytes.
     """
     document = document_of(event)
-    inside = keys is not None and len(item.attributes) >= ATTRIBUTES
-    if keys is not None and inside:
+    if keys is not None and len(item.attributes) >= ATTRIBUTES:
         document[SIGNATURE] = keys.sign_document(document)
-    body = written(document)
-    reserved = keys is not None and not inside
-    attributes = _fitting(body, item.attributes, event.carrier, limit=limit, signature=reserved)
-    if keys is not None and not inside:
+    return addressed(written(document), event, item, queue=queue, limit=limit, keys=keys)
+
+
+def addressed(
+    body: str,
+    event: TaskEvent,
+    item: Item,
+    *,
+    queue: Queue,
+    limit: int,
+    keys: MessageKeys | None,
+) -> Outgoing:
+    """
+    Return the message of *body*, with the attributes of *event*'s carrier as far as they fit.
+
+    Raises:
+        MessageTooLarge: What has to go is over *limit* bytes.
+    """
+    signed = keys is not None and len(item.attributes) < ATTRIBUTES  # else it is in the body
+    attributes = _fitting(body, item.attributes, event.carrier, limit=limit, signature=signed)
+    if keys is not None and signed:
         attributes[MESSAGE_SIGNATURE] = keys.sign(body, attributes)
     return Outgoing(
         body=body,

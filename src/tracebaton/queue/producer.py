@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from opentelemetry import context as otel
+from opentelemetry import trace
 from opentelemetry.trace import Tracer
 from pydantic import BaseModel
 
@@ -21,6 +22,7 @@ from tracebaton.queue.batches import send_all
 from tracebaton.queue.event import Propagate, TaskEvent
 from tracebaton.queue.incoming import identity_only
 from tracebaton.queue.message import Outgoing, Sent, byte_size
+from tracebaton.queue.outbox import Outbox, packed
 from tracebaton.queue.outgoing import Item, checked, compose, model_of
 from tracebaton.queue.sending import Sending, ended, new_task, opened
 from tracebaton.queue.signature import MessageKeys
@@ -71,7 +73,8 @@ class Producer:
         self._sqs = sqs
         self._queue = queue
         self._registry = registry
-        self._store = store
+        #: To be flushed before the store closes.
+        self.outbox = Outbox(store)
         self._tracer = tracer
         self._propagator = propagator
         self._source = source
@@ -119,8 +122,10 @@ class Producer:
             message_id = await self._send(sending.message)
         except BaseException as exc:
             self._measure([(sending, exc)], time.perf_counter() - started)
-            await self._refused(sending, exc)
-            raise
+            arrived = await self._refused(sending, exc)
+            if arrived is None or not isinstance(exc, QueueUnavailable):
+                raise
+            return arrived
         self._measure([(sending, None)], time.perf_counter() - started)
         return await self._accepted(sending, message_id)
 
@@ -189,8 +194,7 @@ class Producer:
         if sent.message_id is not None:
             return await self._accepted(sending, sent.message_id)
         error = sent.error or QueueUnavailable()
-        await self._refused(sending, error)
-        return error
+        return await self._refused(sending, error) or error
 
     async def _prepared(self, item: Item) -> Sending:
         """Check, compose and save: a worker may be faster than the line after the send."""
@@ -199,14 +203,14 @@ class Producer:
         item = checked(item, kind, model, self._queue)
         here, span = opened(self._tracer, queue_name=self._queue.name, task_type=kind.name)
         parent_task_id = context.current().task_id
+        asking = trace.get_current_span().get_span_context()
         token = otel.attach(here)
         try:
             task = new_task(span, kind.name, parent_task_id=parent_task_id, now=self._now())
             message = await self._composed(task, kind, model.model_dump(mode="json"), item)
             span.set_attribute(MESSAGING_BODY_SIZE, byte_size(message.body))
             span.set_attribute(MESSAGING_CONVERSATION_ID, task.correlation_id or "")
-            if self._store is not None:
-                await self._store.create(task)
+            await self.outbox.save(task, packed(message.body, item, asking))
         except BaseException as exc:
             ended(span, exc)
             raise
@@ -255,6 +259,7 @@ class Producer:
         try:
             earlier = self._earlier(sending, message_id)
             if earlier is None:
+                self.outbox.confirm(sending.task)
                 _log.info(EVENT_TASK_ENQUEUED, extra={"fields": fields})
                 return sending.task
             _log.warning(
@@ -263,7 +268,7 @@ class Producer:
         finally:
             ended(sending.span)
             otel.detach(token)
-        await self._forget(sending.task)
+        await self.outbox.take_back(sending.task)
         return earlier
 
     def _earlier(self, sending: Sending, message_id: str) -> Task | None:
@@ -275,16 +280,7 @@ class Producer:
             self._remembered.popitem(last=False)
         return None if earlier is sending.task else earlier
 
-    async def _refused(self, sending: Sending, exc: BaseException) -> None:
-        """Take the task back: nothing may stay queued without a message."""
+    async def _refused(self, sending: Sending, exc: BaseException) -> Task | None:
+        """Take the task back, unless a worker has it: then the send only seemed to fail."""
         ended(sending.span, exc)
-        await self._forget(sending.task)
-
-    async def _forget(self, task: Task) -> None:
-        if self._store is None:
-            return
-        try:
-            await self._store.forget(task.id)
-        except TracebatonError as failure:  # the caller has to hear of something else
-            fields = {"code": failure.code, "reason": str(failure.__cause__ or failure)}
-            _log.warning("task_store.failed", extra={"fields": fields})
+        return await self.outbox.take_back(sending.task)

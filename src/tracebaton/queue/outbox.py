@@ -1,0 +1,131 @@
+"""
+The outbox: a task is saved together with its message, which stays until the queue has it.
+
+Three things can come between: the process dies, so that nobody knows whether the message was sent;
+the send fails, and the task is taken back; or it only seemed to fail, and a worker has the task
+already. `Upkeep` sends what was left.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from opentelemetry.trace import SpanContext
+
+from tracebaton.errors import TracebatonError
+from tracebaton.queue.event import TaskEvent, event_of, parse
+from tracebaton.queue.outgoing import Item
+from tracebaton.tasks import Task, TaskStore
+from tracebaton.tasks.claiming import current_claim
+from tracebaton.w3c import format_traceparent
+
+__all__ = ["Outbox", "Parcel", "packed", "unpacked"]
+
+#: Seconds in which sent messages are collected, to forget them by one write.
+_LINGER: Final = 0.05
+
+_log = logging.getLogger("tracebaton.producer")
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """
+    A message as the outbox keeps it.
+
+    Attributes:
+        body: What the queue gets, byte by byte.
+        event: The same, read.
+        item: How it is to be sent.
+        parent: ``traceparent`` of the span that asked for it: the request's, or the parent task's.
+    """
+
+    body: str
+    event: TaskEvent
+    item: Item
+    parent: str | None
+
+
+def packed(body: str, item: Item, parent: SpanContext) -> str:
+    """Return as text what `unpacked()` needs to send the message again."""
+    how: dict[str, Any] = {
+        "delay_seconds": item.delay_seconds,
+        "group_id": item.group_id,
+        "deduplication_id": item.deduplication_id,
+        "propagate": item.propagate,
+        "attributes": dict(item.attributes),
+    }
+    head = {"parent": format_traceparent(parent) if parent.is_valid else None, "how": how}
+    return f"{json.dumps(head)}\n{body}"
+
+
+def unpacked(text: str) -> Parcel:
+    """Return what `packed()` made."""
+    head, _, body = text.partition("\n")
+    known: Mapping[str, Any] = json.loads(head)
+    event = event_of(parse(body))
+    return Parcel(body, event, Item(event.type, {}, **known["how"]), known["parent"])
+
+
+class Outbox:
+    """The outbox of one producer; without a store there is none."""
+
+    def __init__(self, store: TaskStore | None) -> None:
+        self._store = store
+        self._sent: list[str] = []
+        self._flushes: set[asyncio.Task[None]] = set()
+
+    async def save(self, task: Task, message: str) -> None:
+        """
+        Save *task* and its *message*.
+
+        Raises:
+            StoreUnavailable: Nothing was saved.
+            Conflict: The request's idempotency key is another request's by now.
+        """
+        if self._store is not None:
+            await self._store.create(task, message=message, claim=current_claim())
+
+    def confirm(self, task: Task) -> None:
+        """Note that the queue has the message; the store hears of it in a moment."""
+        if self._store is None:
+            return
+        self._sent.append(task.id)
+        if len(self._sent) == 1:
+            asyncio.get_running_loop().call_later(_LINGER, self._flush_soon)
+
+    async def take_back(self, task: Task) -> Task | None:
+        """
+        Take back a task whose send failed; return it as it is if a worker has it all the same.
+
+        Where the store is away the task and its message stay, and `Upkeep` sends it later.
+        """
+        if self._store is None:
+            return None
+        try:
+            return None if await self._store.forget(task.id) else await self._store.get(task.id)
+        except TracebatonError as exc:  # the caller has to hear of something else
+            _failed(exc)
+            return None
+
+    async def flush(self) -> None:
+        """Let the store hear of everything that was sent."""
+        if self._store is None or not self._sent:
+            return
+        sent, self._sent = self._sent, []
+        try:
+            await self._store.sent(sent)
+        except TracebatonError as exc:  # they will be sent twice, and run once
+            _failed(exc)
+
+    def _flush_soon(self) -> None:
+        task = asyncio.ensure_future(self.flush())
+        self._flushes.add(task)
+        task.add_done_callback(self._flushes.discard)
+
+
+def _failed(exc: TracebatonError) -> None:
+    fields = {"code": exc.code, "reason": str(exc.__cause__ or exc)}
+    _log.warning("task_store.failed", extra={"fields": fields})
