@@ -22,7 +22,9 @@ from tracebaton.queue.dead import DeadLetters
 from tracebaton.queue.dlq_watch import DlqWatch
 from tracebaton.queue.foreign import ForeignRoute
 from tracebaton.queue.incoming import Reader
+from tracebaton.queue.letters import Kind, Letters
 from tracebaton.queue.producer import Producer
+from tracebaton.queue.redrive import Redrive
 from tracebaton.queue.resender import Resender
 from tracebaton.queue.retry import RetryPolicy
 from tracebaton.queue.signature import MessageKeys
@@ -155,6 +157,41 @@ class Runtime:
         if self.dlq is None or letters is None:
             return None
         return DlqWatch(self.sqs, self.dlq, letters=letters)
+
+    async def mailbox(self, kind: Kind) -> Queue:
+        """
+        Return the DLQ, the one of the queue's redrive policy where none is set, or the quarantine.
+
+        Raises:
+            ConfigurationError: There is none.
+        """
+        if kind == "quarantine":
+            if self.quarantine is None:
+                raise ConfigurationError("TRACEBATON_QUARANTINE_URL: is not set")
+            return self.quarantine
+        if self.dlq is None:
+            policy = json.loads((await self.queue.attributes()).get("RedrivePolicy", "{}"))
+            name = str(policy.get("deadLetterTargetArn", "")).rpartition(":")[2]
+            if not name:
+                raise ConfigurationError(
+                    "TRACEBATON_DLQ_URL: is not set, and the queue has no redrive policy"
+                )
+            self.dlq = Queue(self.sqs, name=name)
+        return self.dlq
+
+    def letters(self, kind: Kind) -> Letters:
+        """Return who reads the messages of a mailbox."""
+        return Letters(kind, queue_name=self.queue.name, store=self.store)
+
+    def redrive(self) -> Redrive:
+        """Return what sends letters back to the queue."""
+        return Redrive(
+            self.sqs,
+            self.queue,
+            store=self.store,
+            tracer=self.telemetry.tracer,
+            propagator=self.telemetry.propagator,
+        )
 
     async def ready(self) -> Mapping[str, bool]:
         """Ask queue and store whether they answer."""

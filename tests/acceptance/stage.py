@@ -37,16 +37,20 @@ class Broker:
             "TRACEBATON_RETRY_CAP_SECONDS": "0.01",
         }
 
-    def enqueue(self, registry: Registry, kind: str, data: Mapping[str, Any]) -> str:
+    def enqueue(
+        self, registry: Registry, kind: str, data: Mapping[str, Any], *, queue: str = "tasks"
+    ) -> str:
         """Enqueue a task as an API of *registry* would, and return its id."""
-        return asyncio.run(self._enqueue(registry, kind, data))
+        return asyncio.run(self._enqueue(registry, kind, data, queue))
 
-    async def _enqueue(self, registry: Registry, kind: str, data: Mapping[str, Any]) -> str:
+    async def _enqueue(
+        self, registry: Registry, kind: str, data: Mapping[str, Any], queue: str
+    ) -> str:
         store = SqliteTaskStore(self.folder / "tasks.db")
         sqs = Sqs(SqsAccess(endpoint=self.sqs.url, region="us-east-1", anonymous=True))
         producer = Producer(
             sqs,
-            Queue(sqs, url=self.sqs.queue_url("tasks")),
+            Queue(sqs, url=self.sqs.queue_url(queue)),
             registry=registry,
             store=store,
             tracer=NoOpTracer(),

@@ -191,14 +191,20 @@ async def working(worker: Worker) -> AsyncIterator[asyncio.Task[DrainReport]]:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+def attempts() -> int:
+    """How many attempts a message has; a module may have other ideas."""
+    return 3
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, attempts: int) -> AsyncIterator[Bench]:
     """A fresh SQS, store and tracer."""
     provider, exporter = TracerProvider(), InMemorySpanExporter()
     provider.add_span_processor(SpanPipeline([SimpleSpanProcessor(exporter)]))
     store = SqliteTaskStore(tmp_path / "tasks.db")
     async with LocalSqs() as local:
         sqs = Sqs(SqsAccess(endpoint=local.url, region="us-east-1", anonymous=True))
-        yield Bench(local, sqs, store, provider, exporter)
+        yield Bench(local, sqs, store, provider, exporter, attempts=attempts)
         await sqs.close()
     await store.close()
     provider.shutdown()

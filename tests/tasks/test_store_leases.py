@@ -103,13 +103,14 @@ async def test_a_dead_task_waits_for_the_dlq(store: TaskStore) -> None:
 @pytest.mark.parametrize("status", [TaskStatus.FAILED, TaskStatus.DEAD])
 async def test_what_failed_can_be_reopened(store: TaskStore, status: TaskStatus) -> None:
     """For a message that is put back into its queue."""
-    await store.start("t", attempt=1)
+    await store.start("t", attempt=1, owner="m1", lease_until=NOW + 10)
     await store.finish("t", status, attempt=1, error={"code": "internal"})
     reopened = await store.reopen("t")
     task = await store.get("t")
 
     assert task is not None
     assert (reopened, task.status, task.error, task.ended_at) == (True, "queued", None, None)
+    assert (task.owner, task.lease_until, task.attempt) == (None, None, 1)
     assert await store.reopen("t") is False
 
 

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from tracebaton.cli import keys, serve, trace
+from tracebaton.cli import keys, letters, serve, trace
 from tracebaton.errors import ConfigurationError, TracebatonError
 
 __all__ = ["main"]
@@ -24,6 +24,8 @@ command.command("api")(serve.api)
 command.command("worker")(serve.worker)
 command.command("trace")(trace.trace)
 command.add_typer(keys.command, name="keys")
+command.add_typer(letters.commands("dlq"), name="dlq")
+command.add_typer(letters.commands("quarantine"), name="quarantine")
 
 
 def main() -> None:

@@ -231,7 +231,11 @@ class TaskStore(Protocol):
         ...
 
     async def reopen(self, task_id: str) -> bool:
-        """Let a ``failed`` or ``dead`` task wait for its message again; False for any other."""
+        """
+        Let a ``failed`` or ``dead`` task wait for its message again; False for any other.
+
+        The message will be another one, so the task has no owner until it starts.
+        """
         ...
 
     async def renew(self, owners: Mapping[str, str], *, lease_until: float) -> None:

@@ -68,6 +68,7 @@ def reopen(connection: sqlite3.Connection, task_id: str, *, now: float) -> bool:
     """Go from ``failed`` or ``dead`` back to ``queued``."""
     row = connection.execute(
         "UPDATE tasks SET status = 'queued', error = NULL, ended_at = NULL, updated_at = ?,"
+        " owner = NULL, lease_until = NULL,"
         f" changes = changes + 1 WHERE id = ? AND status IN ('failed', 'dead') RETURNING {COLUMNS}",
         (now, task_id),
     ).fetchone()
