@@ -117,6 +117,8 @@ EVENT_HTTP_REQUEST: Final = "http.request"
 EVENT_HTTP_ERROR: Final = "http.error"
 #: Telemetry itself stumbled; the request went on without it.
 EVENT_TELEMETRY_FAILED: Final = "telemetry.failed"
+#: Spans go through a provider that the application made before us.
+EVENT_TELEMETRY_JOINED: Final = "telemetry.joined"
 EVENT_SERVICE_READY: Final = "service.ready"
 EVENT_SERVICE_NOT_READY: Final = "service.not_ready"
 EVENT_API_KEYS_UNREADABLE: Final = "api_keys.unreadable"

@@ -25,7 +25,8 @@ from tracebaton.errors import ConfigurationError
 from tracebaton.http.exchange import STARTS, exchange_in
 from tracebaton.http.failures import Failures, mark_failed
 from tracebaton.http.routes import nested_apps
-from tracebaton.semconv import HTTP_ROUTE
+from tracebaton.redaction import MASK
+from tracebaton.semconv import HTTP_ROUTE, HTTP_TARGET, URL_ATTRIBUTES, URL_QUERY
 
 __all__ = ["SpanLayer", "instrumentation", "readable", "request_instrumentation", "span_details"]
 
@@ -141,6 +142,8 @@ class SpanLayer:
         ids = span.get_span_context()
         store = bind_trace(format_trace_id(ids.trace_id) if ids.is_valid else None)
         span.set_attributes(span_attributes(store))
+        if scope.get("query_string"):
+            _hide_query(span)
 
         async def marking(message: Message) -> None:
             await send(message)
@@ -159,6 +162,16 @@ class SpanLayer:
             await self.app(scope, receive, send)
         except Exception as exc:
             await self._failures.settle(scope, receive, send, exc, leave=False)
+
+
+def _hide_query(span: trace.Span) -> None:
+    """Take the query out at once: exporters that are not ours see spans before any masking."""
+    attributes = getattr(span, "attributes", None) or {}
+    if URL_QUERY in attributes:
+        span.set_attribute(URL_QUERY, MASK)
+    for name in (*URL_ATTRIBUTES, HTTP_TARGET):
+        if name in attributes:
+            span.set_attribute(name, str(attributes[name]).partition("?")[0])
 
 
 def _merged(outer: otel.Context, inner: otel.Context) -> otel.Context:

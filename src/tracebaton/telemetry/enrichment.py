@@ -65,6 +65,10 @@ class SpanPipeline(SpanProcessor):
         """Set the *sinks*, which see spans in this order."""
         self._sinks = tuple(sinks)
 
+    def retire(self) -> None:
+        """Hand nothing on from now on: a provider that is not ours outlives its pipelines."""
+        self._sinks = ()
+
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Write the store's ids and Sentry's op to *span*."""
         parent = trace.get_current_span(parent_context).get_span_context()

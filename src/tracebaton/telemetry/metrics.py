@@ -5,7 +5,6 @@ Metrics over OTLP: the provider behind the instruments, with one destination.
 from typing import Any, Final
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
     MetricExportResult,
     MetricsData,
@@ -14,6 +13,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.metrics.view import DropAggregation, View
 from opentelemetry.sdk.resources import Resource
 
+from tracebaton.telemetry.adoption import OwnMeterProvider
 from tracebaton.telemetry.connections import REASONS, Connections, silence
 from tracebaton.telemetry.losses import Losses
 
@@ -36,7 +36,7 @@ class MetricPush:
             resource: What names this process.
         """
         self._exporter = _Exporter(endpoint)
-        self.provider = MeterProvider(
+        self.provider = OwnMeterProvider(
             metric_readers=[PeriodicExportingMetricReader(self._exporter)],
             resource=resource,
             views=[View(instrument_name=name, aggregation=DropAggregation()) for name in _WRONG],

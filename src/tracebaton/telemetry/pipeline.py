@@ -2,6 +2,7 @@
 Build what a process needs to be seen, and take it down within a deadline.
 """
 
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ from typing import Final, Literal
 
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, Tracer
 
 from tracebaton.problems import NO_REPORTER, Reporter
 from tracebaton.propagation import Propagator
-from tracebaton.semconv import SCOPE
+from tracebaton.semconv import EVENT_TELEMETRY_JOINED, SCOPE
 from tracebaton.settings import Settings, prefer_stable_http_conventions
+from tracebaton.telemetry.adoption import Found, OwnTracerProvider
 from tracebaton.telemetry.clients import Clients
 from tracebaton.telemetry.ending import AtOnce, at_exit
 from tracebaton.telemetry.enrichment import SpanPipeline
@@ -34,6 +37,7 @@ __all__ = ["FlushReport", "Role", "Telemetry", "build", "resource_of"]
 
 Role = Literal["api", "worker"]
 
+_log = logging.getLogger("tracebaton.telemetry")
 #: Sentry's own default, so that issues of a process without the variable stay together.
 _ENVIRONMENT: Final = "production"
 #: Seconds that the end of a process waits for its sinks where nobody called `shutdown()`.
@@ -76,6 +80,7 @@ class Telemetry:
         tracer_provider: trace.TracerProvider,
         propagator: Propagator,
         resource: Resource,
+        pipeline: SpanPipeline | None = None,
         exports: Iterable[SpanExport] = (),
         sentry: Sentry | None = None,
         logs: LogPush | None = None,
@@ -87,6 +92,7 @@ class Telemetry:
         self.resource = resource
         self.reporter: Reporter = NO_REPORTER if sentry is None else sentry.reporter
         self.log_handler = None if logs is None else logs.handler
+        self._pipeline = pipeline
         self._exports = tuple(exports)
         self.sentry = sentry
         self._pushes = tuple(push for push in (logs, metric_push) if push is not None)
@@ -139,6 +145,8 @@ class Telemetry:
 
     def _shut_down(self, timeout: float) -> FlushReport:
         complete = self._stopping.within(timeout) and not self._waiting
+        if self._pipeline is not None:
+            self._pipeline.retire()
         for left in (*self._exports, *self._pushes):
             left.abandon()
         sinks: list[SpanExport | Sentry] = [*self._exports]
@@ -175,7 +183,9 @@ def build(
         settings: Which sinks, which rate, whom to trust.
         role: Names the service where ``OTEL_SERVICE_NAME`` does not.
         install: Make provider and propagator OpenTelemetry's global ones. The provider is global
-            once a process; a second call keeps the first one's and works beside it.
+            once a process; a second call keeps the first one's and works beside it. What the
+            application set up before stays: spans go through its provider, sampled and sent to its
+            endpoint by it, and to Sentry and the viewer by us.
         sample_rates: The application's own, by route or task type; ``TRACEBATON_SAMPLE_RATES``
             wins. Looked up at each head, so they may still grow.
 
@@ -194,6 +204,7 @@ def build(
         propagate_trace_to=settings.propagate_trace_to,
         sentry=None if sentry is None else sentry.members,
     )
+    found = Found.now() if install else Found()
     telemetry = (
         Telemetry(
             tracer_provider=NoOpTracerProvider(),
@@ -203,11 +214,11 @@ def build(
             meter_provider=NoOpMeterProvider(),
         )
         if settings.otel_sdk_disabled
-        else _enabled(settings, resource, propagator, sentry=sentry, rates=rates)
+        else _enabled(settings, resource, propagator, sentry=sentry, rates=rates, found=found)
     )
     telemetry.shutdown_at_exit()
     if install:
-        _install(telemetry)
+        _install(telemetry, found)
         if not settings.otel_sdk_disabled:
             clients.instrument(
                 telemetry.tracer_provider, telemetry.meter_provider, telemetry.propagator
@@ -232,8 +243,36 @@ def _enabled(
     *,
     sentry: Sentry | None,
     rates: HeadRates,
+    found: Found,
 ) -> Telemetry:
-    provider = TracerProvider(
+    theirs = found.tracer_provider
+    exports = list(_exports(settings, sentry, otlp=theirs is None))
+    sinks: list[SpanProcessor] = [*exports]
+    transactions = None if sentry is None else sentry.processor
+    if transactions is not None and not found.has_processor("SentrySpanProcessor"):
+        sinks.append(transactions)
+    if settings.keep_errors and theirs is None:
+        sinks.append(kept_errors(exports))
+    pipeline = SpanPipeline(sinks)
+    provider = theirs or _provider(settings, resource, rates)
+    if hasattr(provider, "add_span_processor"):  # any that is the SDK's or modelled on it
+        provider.add_span_processor(pipeline)
+    push = None if found.meter_provider else _metric_push(settings, resource)
+    return Telemetry(
+        tracer_provider=provider,
+        propagator=propagator,
+        resource=resource,
+        pipeline=pipeline,
+        exports=exports,
+        sentry=sentry,
+        logs=_log_push(settings, resource),
+        meter_provider=None if push is None else push.provider,
+        metric_push=push,
+    )
+
+
+def _provider(settings: Settings, resource: Resource, rates: HeadRates) -> TracerProvider:
+    return OwnTracerProvider(
         sampler=HeadSampler(
             rates,
             trust_sampling=settings.trust_sampling,
@@ -244,28 +283,10 @@ def _enabled(
         resource=resource,
         shutdown_on_exit=False,  # its hook at exit has no deadline
     )
-    exports = list(_exports(settings, sentry))
-    sinks: list[SpanProcessor] = [*exports]
-    if sentry is not None and sentry.processor is not None:
-        sinks.append(sentry.processor)
-    if settings.keep_errors:
-        sinks.append(kept_errors(exports))
-    provider.add_span_processor(SpanPipeline(sinks))
-    push = _metric_push(settings, resource)
-    return Telemetry(
-        tracer_provider=provider,
-        propagator=propagator,
-        resource=resource,
-        exports=exports,
-        sentry=sentry,
-        logs=_log_push(settings, resource),
-        meter_provider=None if push is None else push.provider,
-        metric_push=push,
-    )
 
 
-def _exports(settings: Settings, sentry: Sentry | None) -> Iterable[SpanExport]:
-    if settings.otlp_traces_endpoint or settings.otlp_endpoint:
+def _exports(settings: Settings, sentry: Sentry | None, *, otlp: bool) -> Iterable[SpanExport]:
+    if otlp and (settings.otlp_traces_endpoint or settings.otlp_endpoint):
         endpoint = settings.otlp_traces_endpoint or _signal(settings.otlp_endpoint or "", "traces")
         yield SpanExport(otlp_span_exporter(endpoint), destination="otlp")
     if settings.viewer_url:
@@ -318,10 +339,13 @@ def resource_of(settings: Settings, *, role: Role) -> Resource:
     )
 
 
-def _install(telemetry: Telemetry) -> None:
+def _install(telemetry: Telemetry, found: Found) -> None:
     if isinstance(trace.get_tracer_provider(), ProxyTracerProvider):
         trace.set_tracer_provider(telemetry.tracer_provider)
-    # Its only method beside the interface's tells that nobody has set a provider yet.
-    if hasattr(metrics.get_meter_provider(), "on_set_meter_provider") and telemetry.has_metrics:
+    if telemetry.has_metrics and not isinstance(metrics.get_meter_provider(), MeterProvider):
         metrics.set_meter_provider(telemetry.meter_provider)
-    propagate.set_global_textmap(telemetry.propagator)
+    if not found.propagator_chosen:
+        propagate.set_global_textmap(telemetry.propagator)
+    if found.tracer_provider is not None:
+        fields = {"provider": type(found.tracer_provider).__qualname__}
+        _log.info(EVENT_TELEMETRY_JOINED, extra={"fields": fields})
