@@ -71,13 +71,6 @@ class _Cell:
 
 _EMPTY = RequestStore()
 _OWN = frozenset(field.name for field in fields(RequestStore))
-#: The span attribute of each field; custom fields follow the prefix.
-_ATTRIBUTES = {
-    "correlation_id": CORRELATION_ID,
-    "user_id": USER_ID,
-    "task_id": TASK_ID,
-    "attempt": TASK_ATTEMPT,
-}
 
 
 def current() -> RequestStore:
@@ -161,12 +154,18 @@ def custom_fields(store: RequestStore) -> dict[str, str]:
 
 def span_attributes(store: RequestStore) -> dict[str, Any]:
     """Return what of *store* is set, under its span-attribute names."""
-    known = {
-        attribute: value
-        for name, attribute in _ATTRIBUTES.items()
-        if (value := getattr(store, name)) is not None
-    }
-    return known | {STORE_PREFIX + name: value for name, value in custom_fields(store).items()}
+    known: dict[str, Any] = {}
+    if store.correlation_id is not None:
+        known[CORRELATION_ID] = store.correlation_id
+    if store.user_id is not None:
+        known[USER_ID] = store.user_id
+    if store.task_id is not None:
+        known[TASK_ID] = store.task_id
+    if store.attempt is not None:
+        known[TASK_ATTEMPT] = store.attempt
+    for name, value in custom_fields(store).items():
+        known[STORE_PREFIX + name] = value
+    return known
 
 
 def valid_correlation_id(value: str | None) -> str | None:

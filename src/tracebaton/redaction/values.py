@@ -11,7 +11,7 @@ from typing import Any, Final
 from tracebaton.redaction.names import MASK, PLAIN, SECRET_NUMBER, sensitivity
 from tracebaton.redaction.text import TEXT_LIMIT, redact_text
 
-__all__ = ["Limits", "redact_mapping", "redact_value"]
+__all__ = ["Limits", "is_clean", "redact_mapping", "redact_value"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,20 @@ def redact_value(name: str, value: Any, *, limits: Limits = _DEFAULT) -> Any:
     sensitive name are masked one by one. What JSON does not know becomes its ``str()``.
     """
     return _Walk(limits).value(value, sensitivity(name), 0)
+
+
+def is_clean(name: str, value: Any) -> bool:
+    """
+    Tell, at little cost, that `redact_value()` would leave *value* as it is.
+
+    False is no verdict: it may still have nothing to mask.
+    """
+    kind = type(value)
+    if kind is str:
+        return sensitivity(name) == PLAIN and redact_text(value) is value
+    if kind is int:
+        return sensitivity(name) != SECRET_NUMBER and -_BIG < value < _BIG
+    return kind is bool or value is None or (kind is float and math.isfinite(value))
 
 
 def redact_mapping(mapping: Mapping[Any, Any], *, limits: Limits = _DEFAULT) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tracebaton.semconv import (
     RPC_SYSTEM,
     SENTRY_OP,
 )
-from tracebaton.telemetry.masking import changed, mask_span
+from tracebaton.telemetry.masking import changed, dict_of, mask_span
 
 __all__ = ["SpanPipeline", "sentry_op"]
 
@@ -37,6 +37,8 @@ _QUEUE_OPS: Final = {
 }
 #: The op of what says nothing about itself.
 _UNKNOWN: Final = "function"
+_HTTP: Final = frozenset(HTTP_METHODS)
+_DB: Final = frozenset(DB_SYSTEMS)
 _HTTP_OPS: Final = {SpanKind.SERVER: OP_HTTP_SERVER, SpanKind.CLIENT: "http.client"}
 
 
@@ -46,11 +48,11 @@ def sentry_op(kind: SpanKind, attributes: Mapping[str, Any]) -> str:
         return _QUEUE_OPS.get(str(attributes.get(MESSAGING_OPERATION_TYPE)), "queue")
     if GEN_AI_OPERATION in attributes:
         return f"gen_ai.{attributes[GEN_AI_OPERATION]}"
-    if any(name in attributes for name in HTTP_METHODS):
+    if not _HTTP.isdisjoint(attributes):
         return _HTTP_OPS.get(kind, "http")
     if RPC_SYSTEM in attributes:
         return "rpc"
-    return "db" if any(name in attributes for name in DB_SYSTEMS) else _UNKNOWN
+    return _UNKNOWN if _DB.isdisjoint(attributes) else "db"
 
 
 class SpanPipeline(SpanProcessor):
@@ -71,11 +73,12 @@ class SpanPipeline(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Write the store's ids and Sentry's op to *span*."""
-        parent = trace.get_current_span(parent_context).get_span_context()
-        if parent.is_remote or not parent.is_valid:
-            bind_trace(format_trace_id(span.get_span_context().trace_id), parent_context)
-        attributes = span.attributes or {}
-        changes = span_attributes(in_context(parent_context))
+        store = in_context(parent_context)
+        if store.correlation_id is None and _is_local_root(parent_context):
+            trace_id = format_trace_id(span.get_span_context().trace_id)
+            store = bind_trace(trace_id, parent_context)
+        attributes = dict_of(span.attributes)
+        changes = span_attributes(store)
         if SENTRY_OP not in attributes:
             changes[SENTRY_OP] = sentry_op(span.kind, attributes)
         span.set_attributes(changes)
@@ -91,8 +94,13 @@ class SpanPipeline(SpanProcessor):
 
 def _with_op(span: ReadableSpan) -> ReadableSpan:
     """Return *span* with the op it has by now: SQLAlchemy's and Redis's say late what they are."""
-    attributes = span.attributes or {}
+    attributes = dict_of(span.attributes)
     if attributes.get(SENTRY_OP) != _UNKNOWN:
         return span
     op = sentry_op(span.kind, attributes)
     return span if op == _UNKNOWN else changed(span, attributes={**attributes, SENTRY_OP: op})
+
+
+def _is_local_root(context: Context | None) -> bool:
+    parent = trace.get_current_span(context).get_span_context()
+    return parent.is_remote or not parent.is_valid

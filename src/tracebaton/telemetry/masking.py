@@ -3,17 +3,19 @@ What a span loses before any sink sees it: secrets, by the one place that knows 
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import SpanContext, Status
 
-from tracebaton.redaction import MASK, redact_text, redact_value
+from tracebaton.redaction import MASK, is_clean, redact_text, redact_value
 from tracebaton.semconv import HTTP_TARGET, URL_ATTRIBUTES, URL_QUERY
 
-__all__ = ["changed", "mask_span"]
+__all__ = ["changed", "dict_of", "mask_span"]
 
-_WITH_QUERY: Final = (*URL_ATTRIBUTES, HTTP_TARGET)
+#: Attributes that are a query, or end in one.
+_QUERIES: Final = frozenset({*URL_ATTRIBUTES, HTTP_TARGET, URL_QUERY})
 
 
 def mask_span(span: ReadableSpan) -> ReadableSpan:
@@ -37,13 +39,25 @@ def mask_span(span: ReadableSpan) -> ReadableSpan:
 
 def _attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return *attributes* with what has to be masked, None where nothing has."""
+    if not attributes:
+        return None
+    plain = dict_of(attributes)
     changes: dict[str, Any] = {}
-    for name, value in (attributes or {}).items():
-        clean = _without_query(name, value) if name in _WITH_QUERY or name == URL_QUERY else value
+    for name, value in plain.items():
+        if name not in _QUERIES and is_clean(name, value):
+            continue
+        clean = _without_query(name, value) if name in _QUERIES else value
         clean = redact_value(name, list(clean) if isinstance(clean, tuple) else clean)
         if clean != value and not (isinstance(value, tuple) and clean == list(value)):
             changes[name] = clean
-    return {**(attributes or {}), **changes} if changes else None
+    return {**plain, **changes} if changes else None
+
+
+def dict_of(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return *attributes* as a plain dict; the SDK's own mapping takes three calls an item."""
+    if isinstance(attributes, MappingProxyType):
+        return attributes.copy()
+    return dict(attributes or {})
 
 
 def _without_query(name: str, value: Any) -> Any:
@@ -53,8 +67,10 @@ def _without_query(name: str, value: Any) -> Any:
 
 
 def _events(events: Sequence[Event]) -> list[Event] | None:
+    if not events:
+        return None
     clean = [_attributes(event.attributes) for event in events]
-    if all(attributes is None for attributes in clean):
+    if not any(clean):
         return None
     return [
         event if attributes is None else Event(event.name, attributes, event.timestamp)
