@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tracebaton.runtime import configure_telemetry as configure_telemetry
     from tracebaton.settings import Settings as Settings
     from tracebaton.tasks import Task as Task
+    from tracebaton.tasks.progress import progress as progress
 
 _HOME = {
     "Producer": "queue.producer",
@@ -39,6 +40,7 @@ _HOME = {
     "configure_telemetry": "runtime",
     "current": "context",
     "instrument": "http.middleware",
+    "progress": "tasks.progress",
 }
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "configure_telemetry",
     "current",
     "instrument",
+    "progress",
 ]
 
 

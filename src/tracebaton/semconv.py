@@ -134,6 +134,7 @@ EVENT_TASK_RETRIED: Final = "task.retried"
 EVENT_TASK_FAILED: Final = "task.failed"
 EVENT_TASK_DEAD: Final = "task.dead"
 EVENT_TASK_CANCELLED: Final = "task.cancelled"
+EVENT_TASK_STORE_FAILED: Final = "task_store.failed"
 EVENT_UPKEEP_FAILED: Final = "upkeep.failed"
 #: A second copy of a message whose task has ended, or runs elsewhere.
 EVENT_TASK_DUPLICATE: Final = "task.duplicate"

@@ -7,7 +7,16 @@ from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.requests import Request
 
-from tracebaton import Reject, RequestStore, RetryLater, Task, Tracebaton, current, instrument
+from tracebaton import (
+    Reject,
+    RequestStore,
+    RetryLater,
+    Task,
+    Tracebaton,
+    current,
+    instrument,
+    progress,
+)
 from tracebaton.testing import Stage
 
 
@@ -42,6 +51,7 @@ async def checks() -> None:
     assert_type(current(), RequestStore)
     assert_type(current().correlation_id, str | None)
     assert_type(current().attempt, int | None)
+    assert_type(progress(40, "half way"), Awaitable[None])
     assert_type(app.asgi, Starlette)
     assert_type(instrument(app.asgi), Starlette)
     async with Stage(app) as stage:

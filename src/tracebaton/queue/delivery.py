@@ -5,8 +5,6 @@ In this order: read, extract, attach, ``process`` span, check, start in the task
 under its deadline, outcome.
 """
 
-import asyncio
-import inspect
 import logging
 import math
 import time
@@ -23,16 +21,17 @@ from pydantic_core import to_jsonable_python
 from tracebaton import context
 from tracebaton.context import RequestStore
 from tracebaton.errors import (
-    HandlerTimeout,
     InvalidTaskData,
     MessageError,
     MessageTooOld,
+    TaskCancelled,
     UnknownSchemaVersion,
 )
 from tracebaton.metrics import MessagingMetrics
 from tracebaton.problems import Reporter
 from tracebaton.propagation import MessageContext, Propagator
 from tracebaton.queue.attempt import Attempt, Verdict, process_attributes
+from tracebaton.queue.calling import HandlerCalls
 from tracebaton.queue.incoming import Incoming, Reader, identity_only
 from tracebaton.queue.lease import Lease
 from tracebaton.queue.outcomes import Outcomes
@@ -83,7 +82,7 @@ class Delivery:
         self._propagator = propagator
         self._reporter = reporter
         self._policy = policy
-        self._threads = threads
+        self.calls = HandlerCalls(threads, store)
         self._store_type = store_type
         own = {field.name for field in fields(RequestStore)}
         self._custom = [field.name for field in fields(store_type) if field.name not in own]
@@ -212,8 +211,12 @@ class Delivery:
                 return refused
             _log.info(EVENT_TASK_STARTED, extra={"fields": {"task_type": kind.name}})
             started = time.perf_counter()
-            result = to_jsonable_python(await self._call(kind, data))
+            result = to_jsonable_python(
+                await self.calls.call(kind, data, task_id=attempt.event.id, attempt=attempt.number)
+            )
             return await self._outcomes.succeeded(attempt, result, time.perf_counter() - started)
+        except TaskCancelled:
+            return self._outcomes.cancelled(attempt)
         except Exception as exc:  # the worker's edge: whatever a handler raises becomes an outcome
             return await self._outcomes.failed(attempt, exc)
 
@@ -257,25 +260,6 @@ class Delivery:
             return Verdict("delete")
         left = (task.lease_until or 0.0) - self._now()
         return Verdict("retry", max(1, math.ceil(left)) * 2 ** (attempt.receives - 1))
-
-    async def _call(self, kind: TaskType, data: BaseModel) -> Any:
-        limit = asyncio.timeout(kind.deadline)
-        try:
-            async with limit:
-                if inspect.iscoroutinefunction(kind.handler):
-                    return await kind.handler(data)
-                return await self._threads.run(lambda: kind.handler(data))
-        except asyncio.CancelledError as exc:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():  # the lease is gone, or the worker stops
-                raise
-            raise RuntimeError(f"The handler of {kind.name!r} cancelled itself.") from exc
-        except TimeoutError as exc:
-            if not limit.expired():  # the handler's own
-                raise
-            raise HandlerTimeout(
-                f"The handler of {kind.name!r} ran longer than its deadline of {kind.deadline} s."
-            ) from exc
 
 
 def _validated(kind: TaskType, attempt: Attempt) -> BaseModel:

@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanContext
 from tracebaton.errors import TracebatonError
 from tracebaton.queue.event import TaskEvent, event_of, parse
 from tracebaton.queue.outgoing import Item
+from tracebaton.semconv import EVENT_TASK_STORE_FAILED
 from tracebaton.tasks import Task, TaskStore
 from tracebaton.tasks.claiming import current_claim
 from tracebaton.w3c import format_traceparent
@@ -128,4 +129,4 @@ class Outbox:
 
 def _failed(exc: TracebatonError) -> None:
     fields = {"code": exc.code, "reason": str(exc.__cause__ or exc)}
-    _log.warning("task_store.failed", extra={"fields": fields})
+    _log.warning(EVENT_TASK_STORE_FAILED, extra={"fields": fields})

@@ -19,6 +19,7 @@ from tracebaton.problems import Outcome, Reporter
 from tracebaton.queue.attempt import Attempt, Verdict, milliseconds
 from tracebaton.queue.retry import RetryPolicy
 from tracebaton.semconv import (
+    EVENT_TASK_CANCELLED,
     EVENT_TASK_DEAD,
     EVENT_TASK_FAILED,
     EVENT_TASK_RETRIED,
@@ -58,6 +59,13 @@ class Outcomes:
         attempt.span.set_attribute(TASK_STATUS, status.value)
         fields = {"task_type": attempt.event.type, "duration_ms": milliseconds(seconds)}
         _log.info(EVENT_TASK_SUCCEEDED, extra={"fields": fields})
+        return Verdict("delete")
+
+    def cancelled(self, attempt: Attempt) -> Verdict:
+        """Let go of a message whose task was cancelled while its handler ran."""
+        status = TaskStatus.CANCELLED
+        attempt.span.set_attribute(TASK_STATUS, status.value)
+        _log.info(EVENT_TASK_CANCELLED, extra={"fields": {"task_type": attempt.event.type}})
         return Verdict("delete")
 
     async def failed(self, attempt: Attempt, exc: Exception) -> Verdict:

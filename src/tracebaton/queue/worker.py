@@ -160,6 +160,7 @@ class Worker:
         )
         self._settler = Settler(self._sqs, url)
         heartbeat = asyncio.create_task(self._leases.run(), name="tracebaton-heartbeat")
+        watch = asyncio.create_task(self._delivery.calls.watch(), name="tracebaton-cancellations")
         pollers = _pollers(self._concurrency, fifo=self._queue.fifo)
         self._receivers = [self._receiver() for _ in range(pollers)]
         try:
@@ -167,6 +168,7 @@ class Worker:
             await self._drain()
         finally:
             heartbeat.cancel()
+            watch.cancel()
             self._records.close()
             self._threads.close()
         return DrainReport(acked=self._acked, released=self._released, abandoned=self._abandoned)

@@ -1,0 +1,116 @@
+"""
+Calling a handler: under its deadline, with progress, until it is done or its task is cancelled.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from tracebaton.errors import HandlerTimeout, TaskCancelled, TracebatonError
+from tracebaton.queue.threads import HandlerThreads
+from tracebaton.semconv import EVENT_TASK_STORE_FAILED
+from tracebaton.tasks import TaskStatus, TaskStore, TaskType
+from tracebaton.tasks.progress import reporting
+
+__all__ = ["HandlerCalls"]
+
+#: Seconds between two looks at the store, where it does not ask for more.
+_LOOK: Final = 0.5
+
+_log = logging.getLogger("tracebaton.worker")
+
+
+class _Call:
+    """One running handler, which can be stopped from outside."""
+
+    __slots__ = ("cancelled", "limit")
+
+    def __init__(self, deadline: float | None) -> None:
+        self.limit = asyncio.timeout(deadline)
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Stop the handler as its deadline would, unless that has done so already."""
+        if not self.limit.expired():
+            self.cancelled = True
+            self.limit.reschedule(asyncio.get_running_loop().time())
+
+
+class HandlerCalls:
+    """Calls the handlers of one worker."""
+
+    def __init__(self, threads: HandlerThreads, store: TaskStore | None) -> None:
+        self._threads = threads
+        self._store = store
+        self._running: dict[str, _Call] = {}
+
+    async def call(self, kind: TaskType, data: BaseModel, *, task_id: str, attempt: int) -> Any:
+        """
+        Run the handler of *kind* and return what it returns.
+
+        Raises:
+            HandlerTimeout: It ran longer than its deadline.
+            TaskCancelled: Its task was cancelled meanwhile.
+        """
+        call = _Call(kind.deadline)
+        try:
+            with self._stoppable(task_id, call):
+                async with call.limit, reporting(self._writer(task_id, attempt)):
+                    if inspect.iscoroutinefunction(kind.handler):
+                        return await kind.handler(data)
+                    return await self._threads.run(lambda: kind.handler(data))
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():  # the lease is gone, or the worker stops
+                raise
+            raise RuntimeError(f"The handler of {kind.name!r} cancelled itself.") from exc
+        except TimeoutError as exc:
+            if not call.limit.expired():  # the handler's own
+                raise
+            if call.cancelled:
+                raise TaskCancelled from exc
+            raise HandlerTimeout(
+                f"The handler of {kind.name!r} ran longer than its deadline of {kind.deadline} s."
+            ) from exc
+
+    async def watch(self) -> None:
+        """Stop handlers whose task is cancelled in the store, until this is cancelled itself."""
+        if self._store is None:
+            return
+        while True:
+            await asyncio.sleep(max(_LOOK, self._store.poll_seconds))
+            if not self._running:
+                continue
+            try:
+                glimpses = await self._store.glimpse(list(self._running))
+            except TracebatonError as exc:  # the store is away: nobody can cancel anything
+                fields = {"code": exc.code, "reason": str(exc.__cause__ or exc)}
+                _log.warning(EVENT_TASK_STORE_FAILED, extra={"fields": fields})
+                continue
+            for task_id, glimpse in glimpses.items():
+                call = self._running.get(task_id)
+                if call is not None and glimpse.status is TaskStatus.CANCELLED:
+                    call.cancel()
+
+    @contextmanager
+    def _stoppable(self, task_id: str, call: _Call) -> Iterator[None]:
+        self._running[task_id] = call
+        try:
+            yield
+        finally:
+            if self._running.get(task_id) is call:
+                del self._running[task_id]
+
+    def _writer(self, task_id: str, attempt: int) -> Any:
+        async def write(percent: int, message: str | None) -> None:
+            if self._store is not None:
+                await self._store.progress(
+                    task_id, attempt=attempt, percent=percent, message=message
+                )
+
+        return write
