@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id
 from opentelemetry.util.types import AttributeValue
 
+from tracebaton.redaction import redact_value
 from tracebaton.semconv import (
     CORRELATION_ID,
     HTTP_METHODS,
@@ -29,8 +30,9 @@ from tracebaton.semconv import (
     TASK_TYPE,
     USER_ID,
 )
+from tracebaton.telemetry.masking import dict_of
 
-__all__ = ["describe", "transaction_name"]
+__all__ = ["describe", "json_data", "transaction_name"]
 
 #: Tags of a transaction, by the attribute they come from.
 _TAGS: Final = {
@@ -40,6 +42,8 @@ _TAGS: Final = {
     TASK_ATTEMPT: "attempt",
 }
 _WAITS: Final = (QUEUE_DELAY_MS, QUEUE_BACKLOG_MS, QUEUE_PREFETCH_MS)
+
+_SCALARS: Final = frozenset({str, int, float, bool})
 
 Attributes = Mapping[str, AttributeValue]
 
@@ -72,11 +76,11 @@ def describe(
         http_status: Sentry's status of an HTTP status code.
         queue_child: Add a ``queue.process`` child span, for Sentry's Queues page.
     """
-    attributes = root.attributes or {}
+    attributes = dict_of(root.attributes)
     data = _data(attributes)
     trace = event["contexts"]["trace"]
     trace["op"] = attributes.get(SENTRY_OP, trace.get("op"))
-    trace["status"] = _status(root, http_status)
+    trace["status"] = _status(root, attributes, http_status)
     trace.setdefault("data", {}).update(data)
     event["transaction"], source = transaction_name(root.name, root.kind, attributes)
     event["transaction_info"] = {"source": source}
@@ -95,11 +99,19 @@ def describe(
 def _describe_child(
     child: MutableMapping[str, Any], span: ReadableSpan, http_status: Callable[[int], str]
 ) -> None:
-    attributes = span.attributes or {}
+    attributes = dict_of(span.attributes)
     child["op"] = attributes.get(SENTRY_OP, child.get("op"))
     child["description"] = span.name
-    child["status"] = _status(span, http_status)
+    child["status"] = _status(span, attributes, http_status)
     child["data"] = {**(child.get("data") or {}), **_data(attributes), "otel.kind": span.kind.name}
+
+
+def json_data(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of *attributes* as JSON data; a span's are masked already and mostly that."""
+    return {
+        name: value if type(value) in _SCALARS else redact_value(name, value)
+        for name, value in attributes.items()
+    }
 
 
 def _queue_child(
@@ -122,7 +134,7 @@ def _queue_child(
 
 
 def _data(attributes: Attributes) -> dict[str, Any]:
-    data: dict[str, Any] = dict(attributes)
+    data: dict[str, Any] = json_data(attributes)
     receives = attributes.get(RECEIVE_COUNT)
     if isinstance(receives, int):
         data.setdefault(SENTRY_RETRY_COUNT, receives - 1)
@@ -132,8 +144,8 @@ def _data(attributes: Attributes) -> dict[str, Any]:
     return data
 
 
-def _status(span: ReadableSpan, http_status: Callable[[int], str]) -> str:
-    code = _first(span.attributes or {}, HTTP_STATUS_CODES)
+def _status(span: ReadableSpan, attributes: Attributes, http_status: Callable[[int], str]) -> str:
+    code = _first(attributes, HTTP_STATUS_CODES)
     status = http_status(code) if isinstance(code, int) else "ok"
     failed = span.status.status_code is StatusCode.ERROR
     # A stream that fails after its 200 was sent is a failure all the same.

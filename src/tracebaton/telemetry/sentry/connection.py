@@ -28,6 +28,7 @@ from tracebaton.telemetry.handover import Handover
 from tracebaton.telemetry.losses import InFlight, Losses
 from tracebaton.telemetry.outages import Outages
 from tracebaton.telemetry.sampling import HeadRates
+from tracebaton.telemetry.sentry.held import Held
 from tracebaton.telemetry.sentry.masking import mask_event
 from tracebaton.telemetry.sentry.replay import Replay
 from tracebaton.telemetry.sentry.reporter import SentryReporter, first_report
@@ -99,6 +100,7 @@ class Sentry:
         self._dsn = Dsn(settings.sentry_dsn or "")
         check_sdk(self._mode, version=sentry_sdk.VERSION, lifecycle=None)
         self._replay = Replay()
+        self._held = Held()
         self._units: UnitCollector[Scope] = UnitCollector(
             capture=sentry_sdk.get_isolation_scope,
             submit=self._submit,
@@ -126,11 +128,14 @@ class Sentry:
             release=release,
             environment=environment,
             before_send=self._before_send,
+            before_send_transaction=self._held.put_back,
             transport_queue_size=queue_size,
             # A class, because the SDK builds it from its own options.
             transport=type("Transport", (ParallelTransport,), {"flight": self._flight}),
         )
         options = sentry_sdk.get_client().options
+        if not options["debug"]:  # the SDK writes two lines a transaction and throws them away
+            logging.getLogger("sentry_sdk.errors").setLevel(logging.INFO)
         check_sdk(self._mode, version=sentry_sdk.VERSION, lifecycle=options.get("trace_lifecycle"))
         register_external_propagation_context(current_ids)
         if settings.sentry_profile_session_sample_rate:
@@ -210,6 +215,7 @@ class Sentry:
         )
         header = self.members.header(root.context, unit.node, root)
         event["contexts"]["trace"]["dynamic_sampling_context"] = header
+        self._held.take_out(event, hint)
         return mask_event(event)
 
     def _before_send(self, event: Any, hint: Mapping[str, Any]) -> Any:
