@@ -43,6 +43,8 @@ MESSAGE_DETAIL: Final = "tracebaton-detail"
 MESSAGE_QUARANTINE: Final = "tracebaton-quarantine"
 
 # HTTP spans.
+#: The answer is that of an earlier request with the same Idempotency-Key.
+IDEMPOTENCY_REPLAYED: Final = "tracebaton.idempotency.replayed"
 HTTP_ROUTE: Final = "http.route"
 HTTP_REQUEST_METHOD: Final = "http.request.method"
 HTTP_STATUS_CODE: Final = "http.response.status_code"

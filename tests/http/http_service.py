@@ -15,6 +15,7 @@ from tracebaton.http.auth import Authenticator, authenticator
 from tracebaton.problems import NO_REPORTER, Reporter
 from tracebaton.settings import Settings
 from tracebaton.tasks import Registry, Task, TaskStore, TaskType
+from tracebaton.tasks.claiming import current_claim
 
 
 class Chat(BaseModel):
@@ -62,7 +63,7 @@ class StoreService:
             updated_at=now,
         )
         assert self.store is not None
-        await self.store.create(task)
+        await self.store.create(task, claim=current_claim())
         return task
 
     def trace_url(self, trace_id: str) -> str | None:

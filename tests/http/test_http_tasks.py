@@ -132,7 +132,10 @@ async def test_an_unknown_type_is_not_found_and_a_wrong_body_is_said(
     assert wrong.json()["errors"] == [
         {"pointer": "/message", "detail": "String should have at least 1 character"}
     ]
-    assert (method.status_code, method.headers["allow"]) == (405, "GET, HEAD, POST")
+    assert (method.status_code, method.headers["allow"]) == (
+        405,
+        "DELETE, GET, HEAD, POST",
+    )
     assert service.enqueued == []
 
 

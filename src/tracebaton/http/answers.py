@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from opentelemetry import trace
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from tracebaton.context import current
@@ -36,7 +36,13 @@ from tracebaton.errors import (
 from tracebaton.http.exchange import Exchange, exchange_of
 from tracebaton.problems import Outcome, outcome_of, problem
 
-__all__ = ["ProblemResponse", "http_outcome", "problem_document", "problem_response"]
+__all__ = [
+    "JsonResponse",
+    "ProblemResponse",
+    "http_outcome",
+    "problem_document",
+    "problem_response",
+]
 
 MEDIA_TYPE: Final = "application/problem+json"
 #: Seconds a caller waits where nothing better is known: long enough for an instance to be replaced
@@ -64,6 +70,14 @@ _BY_STATUS: Final[Mapping[int, type[TracebatonError]]] = {
         DependencyTimeout,
     )
 }
+
+
+class JsonResponse(JSONResponse):
+    """JSON in ASCII: a result may hold what is no valid Unicode."""
+
+    def render(self, content: Any) -> bytes:
+        """Return *content* as JSON."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 class ProblemResponse(Response):

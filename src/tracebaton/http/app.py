@@ -19,7 +19,8 @@ from tracebaton.http.auth import AuthLayer
 from tracebaton.http.handlers import told_handlers
 from tracebaton.http.health import Ready, health_routes
 from tracebaton.http.middleware import instrument
-from tracebaton.http.tasks import Service, answering, task_routes
+from tracebaton.http.service import Service
+from tracebaton.http.tasks import answering, task_routes
 from tracebaton.problems import Outcome
 
 __all__ = ["LateReporter", "create_app", "create_health_app"]

@@ -21,7 +21,7 @@ from tracebaton.errors import (
 from tracebaton.http.validation import LIMIT as MAX_ERRORS
 from tracebaton.http.validation import field_errors
 
-__all__ = ["BODY_LIMIT", "BODY_TIMEOUT", "body", "read_json"]
+__all__ = ["BODY_LIMIT", "BODY_TIMEOUT", "body", "read_bytes", "read_json"]
 
 #: Bytes of a body (SPEC 8).
 BODY_LIMIT: Final = 1024 * 1024
@@ -85,7 +85,7 @@ async def _text(request: Request, limit: int, seconds: float) -> str:
     content_type = request.headers.get("content-type")
     if content_type is not None and not _is_json(content_type):
         raise UnsupportedMediaType
-    raw = await _read(request, limit, seconds)
+    raw = await read_bytes(request, limit=limit, timeout=seconds)
     if not raw.strip():
         raise MalformedBody("The request body is empty; it has to be a JSON document.")
     if content_type is None:
@@ -102,18 +102,30 @@ def _is_json(content_type: str) -> bool:
     return bool(_JSON.fullmatch(media_type)) and all(c in ("utf-8", "utf8") for c in charsets)
 
 
-async def _read(request: Request, limit: int, seconds: float) -> bytes:
+async def read_bytes(
+    request: Request,
+    *,
+    limit: int = BODY_LIMIT,
+    timeout: float = BODY_TIMEOUT,  # noqa: ASYNC109  see read_json()
+) -> bytes:
+    """
+    Return the body of *request*, whatever it is.
+
+    Raises:
+        PayloadTooLarge: The body is over *limit*.
+        RequestTimeout: The body is slower than *timeout*.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:
         _refuse(limit)
     try:
-        with anyio.fail_after(seconds):
+        with anyio.fail_after(timeout):
             return await _collect(request, limit)
     except TimeoutError:
         # The rest of the body would be read as the next request: this connection is over.
         close = {"connection": "close"} if request.scope["http_version"] < "2" else {}
         raise RequestTimeout(
-            f"The request body did not arrive within {seconds:g} seconds. Send it again.",
+            f"The request body did not arrive within {timeout:g} seconds. Send it again.",
             headers=close,
         ) from None
 

@@ -1,96 +1,50 @@
 """
-Tasks over HTTP: enqueue one, look at one, and let any route answer with one.
+Tasks over HTTP: enqueue one, look at one or at many, cancel one, and let any route answer with one.
 """
 
 import hashlib
 import inspect
-import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
-from typing import Any, Protocol
+from typing import Any, Final
 
 from opentelemetry import trace
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from tracebaton.context import RequestStore, current
-from tracebaton.errors import NotFound
-from tracebaton.http.auth import Authenticator
+from tracebaton.context import current
+from tracebaton.errors import Conflict, NotFound, ValidationFailed
+from tracebaton.http.answers import JsonResponse
 from tracebaton.http.body import body
-from tracebaton.problems import Reporter
+from tracebaton.http.idempotency import once
+from tracebaton.http.service import Endpoint, Service, trace_url_of
 from tracebaton.semconv import TASK_ID, TASK_TYPE
-from tracebaton.tasks import Registry, Task, TaskStore, TaskType
+from tracebaton.tasks import Registry, Task, TaskQuery, TaskStatus, TaskStore, TaskType
 
-__all__ = ["Endpoint", "Service", "accepted", "answering", "task_routes"]
-
-Endpoint = Callable[[Request], Awaitable[Any] | Any]
+__all__ = ["MAX_LIMIT", "accepted", "answering", "own_task", "task_routes"]
 
 #: The part of a task's resource that a 202 shows.
-_ACCEPTED = ("task_id", "type", "status", "correlation_id", "trace_id", "created_at", "links")
+_ACCEPTED: Final = (
+    "task_id",
+    "type",
+    "status",
+    "correlation_id",
+    "trace_id",
+    "created_at",
+    "links",
+)
 #: Another user's browser cache must not answer, and a cached state must be asked about.
-_CACHE = "private, no-cache"
+_CACHE: Final = "private, no-cache"
+#: Tasks on one page, at most, and where nothing is asked for.
+MAX_LIMIT, DEFAULT_LIMIT = 1_000, 50
+#: What a list can be asked for.
+_PARAMETERS: Final = ("status", "type", "cursor", "limit")
 
 
-class Service(Protocol):
-    """
-    What the HTTP wing needs of an application.
-
-    Every attribute is read when a request needs it, so that an app can be imported before its
-    settings are there; ``routes`` and ``store_type`` are read when the app is created.
-    """
-
-    @property
-    def registry(self) -> Registry:
-        """Return the task types that can be enqueued."""
-        ...
-
-    @property
-    def store(self) -> TaskStore | None:
-        """Return where tasks are kept, None where they are not."""
-        ...
-
-    @property
-    def store_type(self) -> type[RequestStore]:
-        """Return the request store's class."""
-        ...
-
-    @property
-    def authenticator(self) -> Authenticator:
-        """Return who tells whom a request is from."""
-        ...
-
-    @property
-    def reporter(self) -> Reporter:
-        """Return where unexpected failures go."""
-        ...
-
-    @property
-    def routes(self) -> Sequence[tuple[str, Endpoint, Sequence[str]]]:
-        """Return the application's own routes: path, endpoint, methods."""
-        ...
-
-    async def enqueue(self, task_type: str, data: BaseModel) -> Task:
-        """Save a task and send its message."""
-        ...
-
-    def trace_url(self, trace_id: str) -> str | None:
-        """Return where a person can look at the trace, None without a viewer."""
-        ...
-
-    async def ready(self) -> Mapping[str, bool]:
-        """Tell what of the dependencies answers."""
-        ...
-
-
-class _Json(JSONResponse):
-    def render(self, content: Any) -> bytes:
-        """Return *content* in ASCII: a result may hold what is no valid Unicode."""
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
-
-
-def accepted(task: Task, *, trace_url: str | None = None) -> JSONResponse:
+def accepted(task: Task, *, trace_url: str | None = None) -> Response:
     """
     Return the 202 that names *task* and its address.
 
@@ -99,7 +53,7 @@ def accepted(task: Task, *, trace_url: str | None = None) -> JSONResponse:
     """
     resource = task.resource(trace_url=trace_url)
     trace.get_current_span().set_attributes({TASK_ID: task.id, TASK_TYPE: task.type})
-    return _Json(
+    return JsonResponse(
         {name: resource[name] for name in _ACCEPTED},
         status_code=202,
         headers={"location": resource["links"]["self"]},
@@ -108,40 +62,38 @@ def accepted(task: Task, *, trace_url: str | None = None) -> JSONResponse:
 
 def answering(service: Service, endpoint: Endpoint) -> Endpoint:
     """Let *endpoint* return a task (202), a pydantic model or JSON data as well as a response."""
+    instance_call = getattr(endpoint, "__call__", None)  # noqa: B004  an async one counts too
+    on_loop = inspect.iscoroutinefunction(endpoint) or inspect.iscoroutinefunction(instance_call)
 
-    def respond(result: Any) -> Response:
-        if isinstance(result, Response):
-            return result
-        if isinstance(result, Task):
-            return accepted(result, trace_url=_trace_url(service, result))
-        return _Json(result.model_dump(mode="json") if isinstance(result, BaseModel) else result)
-
-    if inspect.iscoroutinefunction(endpoint):
-
-        @wraps(endpoint)
-        async def answer(request: Request) -> Response:
-            return respond(await endpoint(request))
-
-        return answer
+    async def respond(request: Request) -> Response:
+        if on_loop:
+            result = await endpoint(request)
+        else:
+            result = await run_in_threadpool(endpoint, request)
+        return _response_of(service, result)
 
     @wraps(endpoint)
-    def answer_in_thread(request: Request) -> Response:
-        return respond(endpoint(request))
+    async def answer(request: Request) -> Response:
+        return await _once(service, request, respond)
 
-    return answer_in_thread
+    return answer
 
 
 def task_routes(service: Service) -> list[BaseRoute]:
-    """Return ``POST /v1/tasks/{type}`` and ``GET /v1/tasks/{id}``."""
+    """Return the routes below ``/v1/tasks``, without the events of a task."""
 
-    async def submit(request: Request) -> Response:
+    async def enqueue(request: Request) -> Response:
         kind = _registered(service.registry, request.path_params["type"])
         task = await service.enqueue(kind.name, await body(request, kind.model))
-        return accepted(task, trace_url=_trace_url(service, task))
+        return _response_of(service, task)
+
+    async def submit(request: Request) -> Response:
+        _registered(service.registry, request.path_params["type"])  # 404 before the body is read
+        return await _once(service, request, enqueue)
 
     async def show(request: Request) -> Response:
-        task = await _own_task(service.store, request.path_params["id"])
-        response = _Json(task.resource(trace_url=_trace_url(service, task)))
+        task = await own_task(service.store, request.path_params["id"])
+        response = JsonResponse(task.resource(trace_url=trace_url_of(service, task)))
         etag = f'"{hashlib.sha256(bytes(response.body)).hexdigest()[:32]}"'
         headers = {"etag": etag, "cache-control": _CACHE}
         if _is_known(request.headers.get("if-none-match"), etag):
@@ -149,10 +101,66 @@ def task_routes(service: Service) -> list[BaseRoute]:
         response.headers.update(headers)
         return response
 
+    async def index(request: Request) -> Response:
+        page = await _kept(service.store).list(_query(request))
+        tasks = [task.resource(trace_url=trace_url_of(service, task)) for task in page.tasks]
+        return JsonResponse(
+            {"tasks": tasks, "next_cursor": page.next_cursor}, headers={"cache-control": _CACHE}
+        )
+
+    async def cancel(request: Request) -> Response:
+        store = _kept(service.store)
+        task = await own_task(store, request.path_params["id"])
+        if not await store.cancel(task.id):
+            raise Conflict("The task has ended already.")
+        task = await own_task(store, task.id)
+        trace.get_current_span().set_attributes({TASK_ID: task.id, TASK_TYPE: task.type})
+        return JsonResponse(
+            task.resource(trace_url=trace_url_of(service, task)),
+            status_code=202,
+            headers={"location": f"/v1/tasks/{task.id}"},
+        )
+
     return [
+        Route("/v1/tasks", index, methods=["GET"]),
         Route("/v1/tasks/{id}", show, methods=["GET"]),
+        Route("/v1/tasks/{id}", cancel, methods=["DELETE"]),
         Route("/v1/tasks/{type}", submit, methods=["POST"]),
     ]
+
+
+async def own_task(store: TaskStore | None, task_id: str) -> Task:
+    """
+    Return the task if the current user may see it; somebody else's is not there for him.
+
+    Raises:
+        NotFound: There is none of this id, or it is another user's.
+    """
+    task = None if store is None else await store.get(task_id)
+    user_id = current().user_id
+    if task is None or (user_id is not None and task.user_id != user_id):
+        raise NotFound("There is no task of this id.")
+    return task
+
+
+async def _once(service: Service, request: Request, respond: Any) -> Response:
+    """Handle *request* once for its idempotency key, if it has one."""
+
+    def lost(task: Task) -> Response:
+        # Its own answer never came, or nobody kept it: what it would have been is known.
+        return accepted(
+            replace(task, status=TaskStatus.QUEUED), trace_url=trace_url_of(service, task)
+        )
+
+    return await once(request, respond, store=service.store, lost=lost)
+
+
+def _response_of(service: Service, result: Any) -> Response:
+    if isinstance(result, Response):
+        return result
+    if isinstance(result, Task):
+        return accepted(result, trace_url=trace_url_of(service, result))
+    return JsonResponse(result.model_dump(mode="json") if isinstance(result, BaseModel) else result)
 
 
 def _registered(registry: Registry, name: str) -> TaskType:
@@ -161,17 +169,41 @@ def _registered(registry: Registry, name: str) -> TaskType:
     return registry[name]
 
 
-async def _own_task(store: TaskStore | None, task_id: str) -> Task:
-    """Return the task if the current user may see it; somebody else's is not there for him."""
-    task = None if store is None else await store.get(task_id)
-    user_id = current().user_id
-    if task is None or (user_id is not None and task.user_id != user_id):
-        raise NotFound("There is no task of this id.")
-    return task
+def _kept(store: TaskStore | None) -> TaskStore:
+    if store is None:
+        raise NotFound("This service keeps no tasks.")
+    return store
 
 
-def _trace_url(service: Service, task: Task) -> str | None:
-    return None if task.trace_id is None else service.trace_url(task.trace_id)
+def _query(request: Request) -> TaskQuery:
+    """
+    Return what a list is asked for; parameters that nobody knows are passed over.
+
+    Raises:
+        ValidationFailed: A parameter is given twice, or has no value of its kind.
+    """
+    given: dict[str, str] = {}
+    errors: list[dict[str, str]] = []
+    for name in _PARAMETERS:
+        values = request.query_params.getlist(name)
+        if len(values) > 1:
+            errors.append({"pointer": f"/{name}", "detail": "Given more than once."})
+        elif values:
+            given[name] = values[0]
+    status, limit = given.get("status"), given.get("limit", str(DEFAULT_LIMIT))
+    if status is not None and status not in set(TaskStatus):
+        errors.append({"pointer": "/status", "detail": f"Not one of {', '.join(TaskStatus)}."})
+    if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:10]) <= MAX_LIMIT):
+        errors.append({"pointer": "/limit", "detail": f"Not a number from 1 to {MAX_LIMIT}."})
+    if errors:
+        raise ValidationFailed("The query does not fit. See errors.", errors=errors)
+    return TaskQuery(
+        user_id=current().user_id,
+        status=TaskStatus(status) if status is not None else None,
+        type=given.get("type"),
+        cursor=given.get("cursor"),
+        limit=int(limit),
+    )
 
 
 def _is_known(if_none_match: str | None, etag: str) -> bool:
