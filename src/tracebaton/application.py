@@ -267,7 +267,11 @@ class Tracebaton:
     @cached_property
     def asgi(self) -> "Starlette":
         """Return the API, a Starlette application whose lifespan starts and stops everything."""
-        return create_app(_ApiService(self), lifespan=self._lifespan)
+        return create_app(
+            _ApiService(self),
+            lifespan=self._lifespan,
+            exposition=lambda: self.runtime("api").telemetry.exposition,
+        )
 
     def instrument(self, app: "Starlette") -> "Starlette":
         """

@@ -220,7 +220,13 @@ async def run_worker(app: Tracebaton, *, host: str, port: int, announce: Announc
         stop_with_stdin(runtime.settings.drain_seconds + _ORPHAN_SECONDS)
     worker = app.worker()
     on_signals(worker.stop)
-    async with serving(create_health_app(worker.ready), host=host, port=port) as (url, _):
+    exposition = runtime.telemetry.exposition
+    if exposition is not None:
+        _ = runtime.authenticator  # a bad key file is a configuration error and no failed scrape
+    health = create_health_app(
+        worker.ready, exposition=exposition, authenticator=lambda: runtime.authenticator
+    )
+    async with serving(health, host=host, port=port) as (url, _):
         try:
             await worker.prepare()
             queue_url = None if worker.stopped else await runtime.queue.url()

@@ -91,6 +91,10 @@ METRIC_SENT_MESSAGES: Final = "messaging.client.sent.messages"
 METRIC_CONSUMED_MESSAGES: Final = "messaging.client.consumed.messages"
 METRIC_PROCESS_DURATION: Final = "messaging.process.duration"
 
+# Metrics of telemetry itself, of the SDK's conventions.
+METRIC_SPANS_EXPORTED: Final = "otel.sdk.exporter.span.exported"
+COMPONENT_NAME: Final = "otel.component.name"
+
 # Sentry.
 SENTRY_OP: Final = "sentry.op"
 SENTRY_RETRY_COUNT: Final = "messaging.message.retry.count"
@@ -163,8 +167,10 @@ SERVICE_NAME: Final = "service_name"
 #: The instrumentation scope of our manual spans.
 SCOPE: Final = "tracebaton"
 
+#: Paths that answer without credentials, and without detail.
+PROBE_PATHS: Final = frozenset({"/livez", "/readyz", "/startupz"})
 #: Paths that have neither spans nor metrics nor access-log lines.
-QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})
+QUIET_PATHS: Final = PROBE_PATHS | {"/metrics"}
 
 # Generative AI, for the chat example's call to a model.
 RPC_SYSTEM: Final = "rpc.system"

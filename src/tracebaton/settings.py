@@ -114,7 +114,7 @@ class Settings(BaseModel):
     otlp_traces_endpoint: HttpUrl = Field(None, alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     otlp_metrics_endpoint: HttpUrl = Field(None, alias="OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
     otlp_logs_endpoint: HttpUrl = Field(None, alias="OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
-    otel_metrics_exporter: Literal["otlp", "none"] = Field("otlp", alias="OTEL_METRICS_EXPORTER")
+    otel_metrics_exporter: Names = Field(frozenset({"otlp"}), alias="OTEL_METRICS_EXPORTER")
     otel_traces_sampler: str | None = Field(None, alias="OTEL_TRACES_SAMPLER")
     otel_traces_sampler_arg: Rate | None = Field(None, alias="OTEL_TRACES_SAMPLER_ARG")
     sample_rates: Rates = Field({}, alias="TRACEBATON_SAMPLE_RATES")
@@ -209,6 +209,14 @@ class Settings(BaseModel):
         if value not in SAMPLERS:
             raise ValueError(f"unknown sampler, use one of {', '.join(SAMPLERS)}")
         return value
+
+    @field_validator("otel_metrics_exporter")
+    @classmethod
+    def _known_exporters(cls, names: frozenset[str]) -> frozenset[str]:
+        known = {"otlp", "prometheus", "none"}
+        if names - known or ("none" in names and len(names) > 1):
+            raise ValueError("takes otlp, prometheus, both separated by a comma, or none")
+        return names
 
     @field_validator("instrument")
     @classmethod

@@ -29,6 +29,10 @@ def said(items: Any) -> dict[str, Any]:
     return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in items}
 
 
+def of_the_queue(otlp: OtlpReceiver) -> dict[str, Any]:
+    return {n: metric for n, metric in otlp.metrics().items() if n.startswith("messaging.")}
+
+
 def counted(metric: Any) -> list[tuple[int, dict[str, Any]]]:
     return [(point.as_int, said(point.attributes)) for point in metric.sum.data_points]
 
@@ -52,7 +56,7 @@ def test_the_queues_metrics_have_the_conventions_names(pipelines: Any, otlp: Otl
     metrics.processed("jobs", 1.0, error_type="ValueError")
     telemetry.shutdown(5)
 
-    found = otlp.metrics()
+    found = of_the_queue(otlp)
     calls = measured(found["messaging.client.operation.duration"])
     process = found["messaging.process.duration"]
 
@@ -226,7 +230,7 @@ def test_an_endpoint_that_knows_no_metrics_is_said_once(
     fields = vars(line)["fields"]
 
     assert (line.getMessage(), fields["destination"]) == ("telemetry.metrics_lost", "otlp")
-    assert fields["metrics"] == 2
+    assert fields["metrics"] == 4  # two of the queue, two about the spans themselves
     assert "404" in fields["reason"]
 
 
@@ -246,5 +250,23 @@ def test_a_stop_does_not_wait_for_an_endpoint_that_hangs(
 
 def test_an_unknown_exporter_stops_the_start() -> None:
     """Better than a service that is silently not measured."""
-    with pytest.raises(ConfigurationError, match="OTEL_METRICS_EXPORTER"):
-        Settings.load({"OTEL_METRICS_EXPORTER": "prometheus"})
+    for value in ("statsd", "otlp,console", "none,otlp"):
+        with pytest.raises(ConfigurationError, match=r"^OTEL_METRICS_EXPORTER: takes otlp, prom"):
+            Settings.load({"OTEL_METRICS_EXPORTER": value})
+
+
+def test_what_became_of_the_spans_is_measured(pipelines: Any, otlp: OtlpReceiver) -> None:
+    """By destination, with the drops as a count of their own."""
+    telemetry = pipelines({"OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url})
+    telemetry.tracer.start_span("arrives").end()
+    telemetry.force_flush(5)
+    otlp.status = 400
+    telemetry.tracer.start_span("is refused").end()
+    telemetry.force_flush(5)
+    otlp.status = 200
+    telemetry.shutdown(5)
+
+    assert counted(otlp.metrics()["otel.sdk.exporter.span.exported"]) == [
+        (1, {"otel.component.name": "otlp"}),
+        (1, {"otel.component.name": "otlp", "error.type": "lost"}),
+    ]

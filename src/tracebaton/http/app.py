@@ -2,7 +2,7 @@
 The HTTP service of an application, and the health port of a worker.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,9 +15,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
-from tracebaton.http.auth import AuthLayer
+from tracebaton.http.auth import Authenticator, AuthLayer
 from tracebaton.http.handlers import told_handlers
 from tracebaton.http.health import Ready, health_routes
+from tracebaton.http.metrics import Exposition, metrics_route
 from tracebaton.http.middleware import instrument
 from tracebaton.http.service import Service
 from tracebaton.http.tasks import answering, task_routes
@@ -32,6 +33,7 @@ def create_app(
     lifespan: Lifespan[Starlette] | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
+    exposition: Callable[[], Exposition | None] = lambda: None,
 ) -> Starlette:
     """
     Return the API of *service*: its tasks, its own routes, its probes.
@@ -40,6 +42,7 @@ def create_app(
         lifespan: Starts and stops what the service needs.
         tracer_provider: The global one by default.
         meter_provider: The global one by default.
+        exposition: What ``/metrics`` answers, as `metrics_route()` takes it.
     """
     app = Starlette(
         routes=[
@@ -49,6 +52,7 @@ def create_app(
                 Route(path, answering(service, endpoint), methods=list(methods))
                 for path, endpoint, methods in service.routes
             ),
+            metrics_route(exposition),
             _index(service),
         ],
         middleware=[Middleware(AuthLayer, service=service)],
@@ -63,9 +67,21 @@ def create_app(
     )
 
 
-def create_health_app(ready: Ready) -> Starlette:
-    """Return the probes alone, for a worker's health port."""
+def create_health_app(
+    ready: Ready,
+    *,
+    exposition: Exposition | None = None,
+    authenticator: Callable[[], Authenticator] | None = None,
+) -> Starlette:
+    """
+    Return the probes, for a worker's health port.
+
+    Args:
+        exposition: What ``/metrics`` answers to whom the *authenticator* knows, if anything.
+    """
     routes = health_routes(ready)
+    if authenticator is not None:
+        routes.append(metrics_route(lambda: exposition, authenticator))
     return Starlette(
         routes=routes, exception_handlers=told_handlers({}, routes=routes, problems=True)
     )

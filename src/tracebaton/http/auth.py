@@ -12,7 +12,7 @@ from tracebaton.context import authenticate, span_attributes
 from tracebaton.errors import Forbidden, Unauthenticated
 from tracebaton.http.exchange import exchange_in
 from tracebaton.http.keys import KeyFile
-from tracebaton.semconv import X_API_KEY
+from tracebaton.semconv import PROBE_PATHS, X_API_KEY
 from tracebaton.settings import Settings
 from tracebaton.viewer.guard import is_loopback_host, is_loopback_origin
 
@@ -66,7 +66,7 @@ class AuthLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or raise what the caller did wrong."""
-        if scope["type"] != "lifespan" and not exchange_in(scope).quiet:
+        if scope["type"] != "lifespan" and exchange_in(scope).below not in PROBE_PATHS:
             user_id = self._service.authenticator.user_of(scope["headers"])
             if user_id is not None:
                 store = authenticate(user_id)

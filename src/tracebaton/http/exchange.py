@@ -47,6 +47,7 @@ class Exchange:
     One request and its answer.
 
     Attributes:
+        below: The path below that prefix, as the app's own routes see it.
         quiet: Whether the path leaves no trace: no span, no metric, no access line.
         route: The template of the matched route, None where none matched.
         context: The OpenTelemetry context of the request: its store, and its SERVER span once that
@@ -69,6 +70,7 @@ class Exchange:
         "_encoded",
         "_stream",
         "_trailers",
+        "below",
         "bytes_sent",
         "client",
         "close_code",
@@ -102,7 +104,8 @@ class Exchange:
         self.client = str(client[0]) if client else None
         self.route = route
         # A server that is told of a prefix writes it before the path (ASGI, root_path).
-        self.quiet = self.path.removeprefix(scope.get("root_path", "")) in QUIET_PATHS
+        self.below = self.path.removeprefix(scope.get("root_path", ""))
+        self.quiet = self.below in QUIET_PATHS
         self._began = time.perf_counter()
         self.context = otel.get_current()
         self.span: trace.Span = trace.INVALID_SPAN

@@ -1,46 +1,94 @@
 """
-Metrics over OTLP: the provider behind the instruments, with one destination.
+Metrics: the provider behind the instruments, pushed over OTLP, read by Prometheus, or both.
 """
 
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, Protocol
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics.export import (
     MetricExportResult,
+    MetricReader,
     MetricsData,
     PeriodicExportingMetricReader,
 )
 from opentelemetry.sdk.metrics.view import DropAggregation, View
 from opentelemetry.sdk.resources import Resource
 
+from tracebaton.semconv import COMPONENT_NAME, ERROR_TYPE, METRIC_SPANS_EXPORTED, SCOPE
 from tracebaton.telemetry.adoption import OwnMeterProvider
 from tracebaton.telemetry.connections import REASONS, Connections, silence
 from tracebaton.telemetry.losses import Losses
+from tracebaton.telemetry.prometheus import Exposition
 
-__all__ = ["MetricPush"]
+__all__ = ["Metrics", "SpanSink"]
 
 #: The ASGI instrumentation keeps a response's length on itself, where the next response of unknown
 #: length finds it (opentelemetry-python-contrib#5081): no number is better than a wrong one.
 _WRONG: Final = ("http.server.response.body.size", "http.server.response.size")
 
 
-class MetricPush:
-    """The meter provider of a process, and what sends its metrics once an interval."""
+class SpanSink(Protocol):
+    """A destination of spans that counts them."""
 
-    def __init__(self, endpoint: str, resource: Resource) -> None:
+    @property
+    def destination(self) -> str: ...
+
+    @property
+    def exported(self) -> int: ...
+
+    @property
+    def lost(self) -> int: ...
+
+
+class Metrics:
+    """
+    The meter provider of a process and the ways its metrics leave.
+
+    Attributes:
+        provider: Makes the instruments.
+        exposition: What a Prometheus scrape gets; None where nobody asked for it.
+    """
+
+    def __init__(self, resource: Resource, *, endpoint: str | None, prometheus: bool) -> None:
         """
-        Start the interval's thread; ``OTEL_METRIC_EXPORT_INTERVAL`` sets it.
+        Start the interval's thread where there is an endpoint; ``OTEL_METRIC_EXPORT_INTERVAL``.
 
         Args:
-            endpoint: The whole URL, ``/v1/metrics`` included.
             resource: What names this process.
+            endpoint: The whole URL, ``/v1/metrics`` included.
+            prometheus: Whether a scrape is answered.
+
+        Raises:
+            ConfigurationError: The extra for Prometheus is not installed.
         """
-        self._exporter = _Exporter(endpoint)
+        self.exposition = Exposition() if prometheus else None
+        self._exporter = None if endpoint is None else _Exporter(endpoint)
+        readers: list[MetricReader] = []
+        if self._exporter is not None:
+            readers.append(PeriodicExportingMetricReader(self._exporter))
+        if self.exposition is not None:
+            readers.append(self.exposition.reader)
         self.provider = OwnMeterProvider(
-            metric_readers=[PeriodicExportingMetricReader(self._exporter)],
+            metric_readers=readers,
             resource=resource,
             views=[View(instrument_name=name, aggregation=DropAggregation()) for name in _WRONG],
             shutdown_on_exit=False,  # its hook at exit has no deadline
+        )
+
+    def watch(self, sinks: Iterable[SpanSink]) -> None:
+        """Tell how many spans each of *sinks* took and lost; it counts them anyway."""
+        watched = tuple(sinks)
+
+        def observe(options: CallbackOptions) -> Iterator[Observation]:
+            for sink in watched:
+                named = {COMPONENT_NAME: sink.destination}
+                yield Observation(sink.exported, named)
+                yield Observation(sink.lost, {**named, ERROR_TYPE: "lost"})
+
+        self.provider.get_meter(SCOPE).create_observable_counter(
+            METRIC_SPANS_EXPORTED, [observe], "{span}", "Spans that were exported or lost."
         )
 
     def force_flush(self) -> bool:
@@ -53,7 +101,8 @@ class MetricPush:
 
     def abandon(self) -> None:
         """Stop retrying: the deadline has passed."""
-        self._exporter.shutdown()
+        if self._exporter is not None:
+            self._exporter.shutdown()
 
 
 class _Exporter(OTLPMetricExporter):

@@ -28,8 +28,9 @@ from tracebaton.telemetry.ending import AtOnce, at_exit
 from tracebaton.telemetry.enrichment import SpanPipeline
 from tracebaton.telemetry.kept import kept_errors
 from tracebaton.telemetry.logs import LogPush
-from tracebaton.telemetry.metrics import MetricPush
+from tracebaton.telemetry.metrics import Metrics
 from tracebaton.telemetry.otlp import SpanExport, otlp_span_exporter
+from tracebaton.telemetry.prometheus import Exposition
 from tracebaton.telemetry.sampling import HeadRates, HeadSampler
 from tracebaton.telemetry.sentry import Sentry
 
@@ -71,7 +72,7 @@ class Telemetry:
         log_handler: Sends log lines to viewer and logs endpoint; None without both.
         resource: What names this process to every backend.
         sentry: The connection to Sentry; None without a DSN.
-        meter_provider: Ours where metrics have an endpoint, else the global one.
+        meter_provider: Ours where metrics go anywhere, else the global one.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Telemetry:
         sentry: Sentry | None = None,
         logs: LogPush | None = None,
         meter_provider: metrics.MeterProvider | None = None,
-        metric_push: MetricPush | None = None,
+        metering: Metrics | None = None,
     ) -> None:
         self.tracer_provider = tracer_provider
         self.propagator = propagator
@@ -95,8 +96,8 @@ class Telemetry:
         self._pipeline = pipeline
         self._exports = tuple(exports)
         self.sentry = sentry
-        self._pushes = tuple(push for push in (logs, metric_push) if push is not None)
-        self._metric_push = metric_push
+        self._pushes = tuple(push for push in (logs, metering) if push is not None)
+        self._metering = metering
         self.meter_provider = meter_provider or metrics.get_meter_provider()
         self._report: FlushReport | None = None
         self._stopping = AtOnce(self._stops())
@@ -109,8 +110,13 @@ class Telemetry:
 
     @property
     def has_metrics(self) -> bool:
-        """Tell whether metrics have an endpoint."""
-        return self._metric_push is not None
+        """Tell whether metrics go anywhere."""
+        return self._metering is not None
+
+    @property
+    def exposition(self) -> Exposition | None:
+        """Return what a Prometheus scrape gets, None where nobody asked for it."""
+        return None if self._metering is None else self._metering.exposition
 
     def force_flush(self, timeout: float) -> bool:
         """Send what has ended within *timeout* seconds and tell whether all of it left."""
@@ -257,7 +263,9 @@ def _enabled(
     provider = theirs or _provider(settings, resource, rates)
     if hasattr(provider, "add_span_processor"):  # any that is the SDK's or modelled on it
         provider.add_span_processor(pipeline)
-    push = None if found.meter_provider else _metric_push(settings, resource)
+    metering = None if found.meter_provider else _metering(settings, resource)
+    if metering is not None:
+        metering.watch([*exports] if transactions is None or sentry is None else [*exports, sentry])
     return Telemetry(
         tracer_provider=provider,
         propagator=propagator,
@@ -266,8 +274,8 @@ def _enabled(
         exports=exports,
         sentry=sentry,
         logs=_log_push(settings, resource),
-        meter_provider=None if push is None else push.provider,
-        metric_push=push,
+        meter_provider=None if metering is None else metering.provider,
+        metering=metering,
     )
 
 
@@ -304,12 +312,14 @@ def _log_push(settings: Settings, resource: Resource) -> LogPush | None:
     return LogPush(resource, endpoint=settings.otlp_logs_endpoint, viewer=viewer)
 
 
-def _metric_push(settings: Settings, resource: Resource) -> MetricPush | None:
-    base = settings.otlp_endpoint
+def _metering(settings: Settings, resource: Resource) -> Metrics | None:
+    ways, base = settings.otel_metrics_exporter, settings.otlp_endpoint
     endpoint = settings.otlp_metrics_endpoint or (_signal(base, "metrics") if base else None)
-    if endpoint is None or settings.otel_metrics_exporter == "none":
+    if "otlp" not in ways:
+        endpoint = None
+    if endpoint is None and "prometheus" not in ways:
         return None
-    return MetricPush(endpoint, resource)
+    return Metrics(resource, endpoint=endpoint, prometheus="prometheus" in ways)
 
 
 def _signal(base: str, signal: str) -> str:

@@ -73,6 +73,9 @@ def check_sdk(mode: Mode, *, version: str, lifecycle: str | None) -> None:
 class Sentry:
     """The connection to one Sentry project."""
 
+    #: What log lines and metrics call it.
+    destination: Final = "sentry"
+
     def __init__(
         self,
         settings: Settings,
@@ -115,7 +118,8 @@ class Sentry:
             rates=rates or HeadRates(settings.sample_rate),
             units=self._units,
         )
-        self._flight = InFlight(Losses("sentry"))
+        self._losses = Losses(self.destination)
+        self._flight = InFlight(self._losses)
         self._outages = Outages()
         self._handover: Handover[Unit[Scope]] = Handover(
             self._send,
@@ -161,6 +165,11 @@ class Sentry:
     def exported(self) -> int:
         """Return how many spans Sentry took as parts of transactions."""
         return self._flight.sent
+
+    @property
+    def lost(self) -> int:
+        """Return how many spans Sentry refused or its queues could not hold."""
+        return self._losses.count
 
     @property
     def unsent(self) -> int:
