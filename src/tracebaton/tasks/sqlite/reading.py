@@ -7,7 +7,8 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from tracebaton.tasks.sqlite.rows import COLUMNS, change_of, task_of
+from tracebaton.tasks.history import change_of
+from tracebaton.tasks.sqlite.rows import COLUMNS, task_of
 from tracebaton.tasks.store import Change, Glimpse, Page, TaskQuery, decode_cursor, encode_cursor
 from tracebaton.tasks.task import Task, TaskStatus
 

@@ -4,28 +4,18 @@ Rows and what they stand for: tasks, and the entries of their history.
 
 import json
 import sqlite3
-from typing import Any, Final
+from typing import Final
 
-from tracebaton.tasks.store import Change, ChangeKind
+from tracebaton.tasks.history import snapshot_of
+from tracebaton.tasks.store import ChangeKind
 from tracebaton.tasks.task import Task, TaskStatus
 
-__all__ = ["COLUMNS", "change_of", "noted", "snapshot_of", "task_of"]
+__all__ = ["COLUMNS", "noted", "task_of"]
 
 COLUMNS: Final = (
     "id, type, status, user_id, correlation_id, trace_id, parent_task_id, attempt, progress,"
     " progress_message, result, error, failures, created_at, updated_at, started_at, ended_at,"
     " owner, lease_until, traceparent, previous, changes"
-)
-#: What of a task its history keeps; the rest never changes, or is nobody's to see.
-_KEPT: Final = (
-    "status",
-    "attempt",
-    "progress",
-    "progress_message",
-    "error",
-    "updated_at",
-    "started_at",
-    "ended_at",
 )
 
 
@@ -38,22 +28,6 @@ def task_of(row: sqlite3.Row) -> Task:
         if fields[name] is not None:
             fields[name] = json.loads(fields[name])
     return Task(**fields)
-
-
-def snapshot_of(task: Task) -> str:
-    """Return what the history keeps of *task* as it is now."""
-    return json.dumps({name: getattr(task, name) for name in _KEPT})
-
-
-def change_of(task: Task, number: int, kind: ChangeKind, snapshot: str) -> Change:
-    """Return the entry of the history of *task* that was kept as *snapshot*."""
-    kept: dict[str, Any] = json.loads(snapshot)
-    status = TaskStatus(kept.pop("status"))
-    # A result is written once, with the state that no task leaves.
-    result = task.result if status is TaskStatus.SUCCEEDED else None
-    then = {name: getattr(task, name) for name in Task.__dataclass_fields__} | kept
-    then |= {"status": status, "result": result, "changes": number}
-    return Change(number, kind, Task(**then))
 
 
 def noted(

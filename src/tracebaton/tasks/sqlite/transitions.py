@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from tracebaton.tasks.history import OUTCOMES
 from tracebaton.tasks.sqlite.reading import get
 from tracebaton.tasks.sqlite.rows import COLUMNS, noted
 from tracebaton.tasks.store import HISTORY_LIMIT, ChangeKind
@@ -24,13 +25,6 @@ __all__ = [
     "start",
 ]
 
-#: What each end adds to the history after its status.
-_OUTCOMES: Final[Mapping[TaskStatus, tuple[ChangeKind, ...]]] = {
-    TaskStatus.SUCCEEDED: ("result",),
-    TaskStatus.FAILED: ("error",),
-    TaskStatus.DEAD: ("error",),
-    TaskStatus.CANCELLED: (),
-}
 #: Rows that one call changes at most: others want the lock too.
 _BATCH: Final = 500
 
@@ -140,7 +134,7 @@ def finish(
 ) -> bool:
     """End the task as *status*."""
     sources = [source.value for source in TRANSITIONS[status]]
-    kinds: tuple[ChangeKind, ...] = ("status", *_OUTCOMES[status])
+    kinds: tuple[ChangeKind, ...] = ("status", *OUTCOMES[status])
     row = connection.execute(
         "UPDATE tasks SET status = ?, result = ?, error = ?, updated_at = ?, ended_at = ?,"
         " progress = CASE WHEN ? = 'succeeded' THEN 100 ELSE progress END, changes = changes + ?"
