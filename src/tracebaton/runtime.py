@@ -106,7 +106,7 @@ class Runtime:
         )
         self.dlq = Queue(self.sqs, url=settings.dlq_url) if settings.dlq_url else None
         self.keys = MessageKeys(settings.message_keys) if settings.message_keys else None
-        self.store: TaskStore | None = _store(settings.store_url)
+        self.store: TaskStore | None = _store(settings)
         self.producer = Producer(
             self.sqs,
             self.queue,
@@ -241,8 +241,22 @@ async def _works(check: Callable[[], Awaitable[Any]]) -> bool:
     return True
 
 
-def _store(url: str) -> TaskStore | None:
-    return None if url == "none" else SqliteTaskStore(Path(url.removeprefix("sqlite:///")))
+def _store(settings: Settings) -> TaskStore | None:
+    kind, _, place = settings.store_url.partition("://")
+    if kind == "none":
+        return None
+    if kind == "sqlite":
+        return SqliteTaskStore(Path(place.removeprefix("/")))
+    from tracebaton.tasks.dynamodb import DynamoAccess, DynamoTaskStore
+
+    local = settings.dynamodb_on_loopback
+    access = DynamoAccess(
+        endpoint=settings.dynamodb_endpoint,
+        region=settings.region or ("us-east-1" if local else None),
+        anonymous=local and not settings.has_aws_credentials,
+        create=local,  # in AWS the table is made, and paid for, by whoever deploys
+    )
+    return DynamoTaskStore(place, access=access)
 
 
 class WorkerService:

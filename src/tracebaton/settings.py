@@ -57,6 +57,8 @@ INSTRUMENTATIONS = (
 #: In their place: as many of them as are installed.
 ALL_INSTALLED = "all-installed"
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+#: A table's name as DynamoDB has it (API reference, CreateTable).
+_TABLE = re.compile(r"dynamodb://[A-Za-z0-9_.-]{3,255}")
 _REGION_IN_HOST = re.compile(
     r"(?:^|\.)sqs[.-]([a-z]{2}(?:-[a-z]+)+-\d)\.|^([a-z]{2}(?:-[a-z]+)+-\d)\.queue\."
 )
@@ -141,6 +143,7 @@ class Settings(BaseModel):
     aws_profile: str | None = Field(None, alias="AWS_PROFILE")
     aws_endpoint_url: HttpUrl = Field(None, alias="AWS_ENDPOINT_URL")
     aws_endpoint_url_sqs: HttpUrl = Field(None, alias="AWS_ENDPOINT_URL_SQS")
+    aws_endpoint_url_dynamodb: HttpUrl = Field(None, alias="AWS_ENDPOINT_URL_DYNAMODB")
 
     # Queue
     queue_url: HttpUrl = Field(None, alias="TRACEBATON_QUEUE_URL")
@@ -244,9 +247,9 @@ class Settings(BaseModel):
     @field_validator("store")
     @classmethod
     def _known_store(cls, value: str) -> str:
-        if value != "none" and not value.startswith("sqlite:///"):
-            raise ValueError("has to be sqlite:///PATH or none")
-        return value
+        if value == "none" or value.startswith("sqlite:///") or _TABLE.fullmatch(value):
+            return value
+        raise ValueError("has to be sqlite:///PATH, dynamodb://TABLE or none")
 
     @field_validator("message_key")
     @classmethod
@@ -319,7 +322,17 @@ class Settings(BaseModel):
     @property
     def sqs_on_loopback(self) -> bool:
         """Tell whether SQS is an emulator on this machine."""
-        return bool(_LOOPBACK.fullmatch(urlsplit(self.sqs_endpoint or "").hostname or ""))
+        return _on_loopback(self.sqs_endpoint)
+
+    @property
+    def dynamodb_endpoint(self) -> str | None:
+        """Return where DynamoDB is spoken to; None lets boto3 decide."""
+        return self.aws_endpoint_url_dynamodb or self.aws_endpoint_url
+
+    @property
+    def dynamodb_on_loopback(self) -> bool:
+        """Tell whether DynamoDB is an emulator on this machine."""
+        return _on_loopback(self.dynamodb_endpoint)
 
     @property
     def has_aws_credentials(self) -> bool:
@@ -330,6 +343,10 @@ class Settings(BaseModel):
     def store_url(self) -> str:
         """Return the task store's URL, by default a SQLite file in the data folder."""
         return self.store or f"sqlite:///{self.data / 'tasks.db'}"
+
+
+def _on_loopback(url: str | None) -> bool:
+    return bool(_LOOPBACK.fullmatch(urlsplit(url or "").hostname or ""))
 
 
 #: Every variable that is read, by field name.
