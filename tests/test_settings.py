@@ -1,9 +1,12 @@
 """What the environment may say, and what stops the start."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
+from botocore.session import Session
+from opentelemetry.sdk.metrics import MeterProvider
 from pydantic import ValidationError
 
 from tracebaton.errors import ConfigurationError
@@ -82,6 +85,29 @@ def test_empty_is_unset(name: str, empty: str) -> None:
     """An empty variable is as good as none, whatever its type."""
 
     assert Settings.load({name: empty}) == Settings.load({})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["AWS_PROFILE", "AWS_CA_BUNDLE", "AWS_DEFAULTS_MODE", "AWS_REQUEST_CHECKSUM_CALCULATION"],
+)
+def test_empty_is_unset_for_boto3_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads the environment by itself, and stumbles over a profile of no name."""
+    monkeypatch.setenv(name, " ")
+    Settings.load()
+
+    assert Session().create_client("sqs", region_name="us-east-1").meta.region_name == "us-east-1"
+
+
+def test_empty_is_unset_for_opentelemetry_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its SDK knows no exemplar filter of no name."""
+    monkeypatch.setenv("OTEL_METRICS_EXEMPLAR_FILTER", "")
+    monkeypatch.setenv("OTHER_VARIABLE", "")
+    Settings.load()
+    MeterProvider(shutdown_on_exit=False).shutdown()
+
+    assert "OTEL_METRICS_EXEMPLAR_FILTER" not in os.environ
+    assert os.environ["OTHER_VARIABLE"] == ""
 
 
 def test_space_around_a_value_is_not_part_of_it() -> None:

@@ -191,6 +191,8 @@ class Settings(BaseModel):
         Raises:
             ConfigurationError: Names every bad variable, in one line.
         """
+        if environ is None:
+            _forget_empty()
         values = os.environ if environ is None else environ
         given = {name: text for name, value in values.items() if (text := value.strip())}
         problems: list[str] = []
@@ -368,6 +370,22 @@ def prefer_stable_http_conventions() -> None:
     defaults to the old names (opentelemetry-specification, HTTP migration plan).
     """
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
+
+
+#: Whose variables the settings name, or the libraries read that they are for.
+_PREFIXES = ("AWS_", "OTEL_", "SENTRY_", "TRACEBATON_")
+
+
+def _forget_empty() -> None:
+    """
+    Take empty variables out of the environment.
+
+    OpenTelemetry and botocore read many by themselves, and some do not take an empty one for an
+    unset one: an empty ``AWS_PROFILE``, as compose files pass it on, is a profile of no name.
+    """
+    for name in [name for name in os.environ if name.startswith(_PREFIXES)]:
+        if not os.environ[name].strip():
+            del os.environ[name]
 
 
 def _lines(exc: ValidationError) -> list[str]:
