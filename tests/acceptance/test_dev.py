@@ -121,6 +121,30 @@ def test_an_api_that_cannot_start_stops_dev_with_its_reason(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("AWS_PROFILE", "nobody", "AWS: The config profile (nobody) could not be found"),
+        (
+            "OTEL_SPAN_EVENT_COUNT_LIMIT",
+            "many",
+            "OpenTelemetry: OTEL_SPAN_EVENT_COUNT_LIMIT must be a non-negative integer"
+            " but got many",
+        ),
+    ],
+)
+def test_what_a_library_reads_itself_is_a_setting_too(
+    tmp_path: Path, name: str, value: str, said: str
+) -> None:
+    """boto3 and the SDK find it wrong: one line, exit code 2, no stack."""
+    queue_url = "https://sqs.eu-west-1.amazonaws.com/1/tasks"
+    env = {"TRACEBATON_QUEUE_URL": queue_url, name: value}
+    with running("api", "--port", "0", env=env, cwd=tmp_path) as api:
+        code = api.wait()
+
+    assert (code, api.errors) == (2, [f"tracebaton: {said}"])
+
+
 def test_a_startup_that_fails_is_told_without_a_stack_of_ours(tmp_path: Path) -> None:
     """A port that is taken names itself, exit code 2."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -17,7 +17,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from tracebaton.errors import MessageTooLarge, QueueUnavailable, TracebatonError
+from tracebaton.errors import (
+    ConfigurationError,
+    MessageTooLarge,
+    QueueUnavailable,
+    TracebatonError,
+)
 from tracebaton.queue.fastpath import FastPath
 from tracebaton.queue.message import Attribute, Outgoing, Received, Sent, received, request_entry
 
@@ -102,10 +107,21 @@ class Sqs:
     """Asynchronous calls to SQS by boto3 in threads."""
 
     def __init__(self, access: SqsAccess) -> None:
+        """
+        Make the clients; nothing is called yet.
+
+        Raises:
+            ConfigurationError: boto3 finds no region, or a variable or a profile of it is wrong.
+        """
         self._access = access
-        session = boto3.session.Session()
-        self._actions = _client(session, access, pool=access.threads, read_timeout=_READ_TIMEOUT)
-        self._polls = _client(session, access, pool=32, read_timeout=20 + _READ_TIMEOUT)
+        try:
+            session = boto3.session.Session()
+            self._actions = _client(
+                session, access, pool=access.threads, read_timeout=_READ_TIMEOUT
+            )
+            self._polls = _client(session, access, pool=32, read_timeout=20 + _READ_TIMEOUT)
+        except (BotoCoreError, ValueError) as exc:
+            raise ConfigurationError(f"AWS: {' '.join(str(exc).split())}") from exc
         clients = (self._actions, self._polls) if access.fast else ()
         self._paths = [path for client in clients if (path := FastPath.install(client))]
         self._threads = ThreadPoolExecutor(access.threads, thread_name_prefix="tracebaton-sqs")

@@ -18,6 +18,7 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, Tracer
 
+from tracebaton.errors import ConfigurationError
 from tracebaton.problems import NO_REPORTER, Reporter
 from tracebaton.propagation import Propagator
 from tracebaton.semconv import EVENT_TELEMETRY_JOINED, SCOPE
@@ -196,8 +197,9 @@ def build(
             wins. Looked up at each head, so they may still grow.
 
     Raises:
-        ConfigurationError: This sentry-sdk cannot do what ``TRACEBATON_SENTRY_MODE`` needs, or
-            what ``TRACEBATON_INSTRUMENT`` names is not installed.
+        ConfigurationError: This sentry-sdk cannot do what ``TRACEBATON_SENTRY_MODE`` needs, what
+            ``TRACEBATON_INSTRUMENT`` names is not installed, or a variable that the OpenTelemetry
+            SDK reads by itself is wrong.
     """
     clients = Clients(settings.instrument)
     prefer_stable_http_conventions()
@@ -211,17 +213,14 @@ def build(
         sentry=None if sentry is None else sentry.members,
     )
     found = Found.now() if install else Found()
-    telemetry = (
-        Telemetry(
-            tracer_provider=NoOpTracerProvider(),
-            propagator=propagator,
-            resource=resource,
-            sentry=sentry,
-            meter_provider=NoOpMeterProvider(),
+    try:
+        telemetry = (
+            _disabled(resource, propagator, sentry)
+            if settings.otel_sdk_disabled
+            else _enabled(settings, resource, propagator, sentry=sentry, rates=rates, found=found)
         )
-        if settings.otel_sdk_disabled
-        else _enabled(settings, resource, propagator, sentry=sentry, rates=rates, found=found)
-    )
+    except ValueError as exc:  # the SDK reads its limits by itself, and names them
+        raise ConfigurationError(f"OpenTelemetry: {exc}") from exc
     telemetry.shutdown_at_exit()
     if install:
         _install(telemetry, found)
@@ -239,6 +238,16 @@ def _sentry(settings: Settings, resource: Resource, rates: HeadRates) -> Sentry:
         release=settings.sentry_release or f"tracebaton@{number}",
         environment=str(resource.attributes["deployment.environment.name"]),
         rates=rates,
+    )
+
+
+def _disabled(resource: Resource, propagator: Propagator, sentry: Sentry | None) -> Telemetry:
+    return Telemetry(
+        tracer_provider=NoOpTracerProvider(),
+        propagator=propagator,
+        resource=resource,
+        sentry=sentry,
+        meter_provider=NoOpMeterProvider(),
     )
 
 
