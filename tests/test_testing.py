@@ -5,7 +5,7 @@ from pydantic import BaseModel
 
 from tracebaton import Reject, Tracebaton, current
 from tracebaton.errors import TracebatonError
-from tracebaton.testing import Stage, assert_one_trace
+from tracebaton.testing import Fault, Stage, assert_one_trace
 
 
 class Number(BaseModel):
@@ -124,6 +124,38 @@ async def test_work_that_never_ends_is_told() -> None:
         await stage.http.post("/numbers/fail", json={})
         with pytest.raises(TracebatonError, match="not idle after"):
             await stage.run_until_idle(seconds=0.5)
+
+
+async def test_a_copy_of_a_message_can_be_asked_for() -> None:
+    """The queue delivers twice; the handler runs once."""
+    runs: list[int] = []
+    app = Tracebaton()
+
+    @app.task("count", model=Number)
+    async def count(number: Number) -> None:
+        runs.append(number.value)
+
+    async with Stage(app) as stage:
+        stage.faults.add(Fault(effect="duplicate", first=1))
+        await app.enqueue("count", Number(value=7))
+        await stage.run_until_idle()
+        (fault,) = stage.faults.list()
+
+    assert (runs, fault["injected"]) == ([7], 1)
+
+
+async def test_a_queue_that_is_away_can_be_asked_for() -> None:
+    """The API answers 503 and keeps nothing; without the fault the next one is taken."""
+    async with Stage(counting()) as stage:
+        fault = stage.faults.add(Fault(effect="reset", action="SendMessage"))
+        refused = await stage.http.post("/numbers/double", json={"value": 1})
+        stage.faults.remove(fault)
+        taken = await stage.http.post("/numbers/double", json={"value": 1})
+        await stage.run_until_idle()
+
+    assert (refused.status_code, refused.json()["code"]) == (503, "queue_unavailable")
+    assert taken.status_code == 202
+    assert [event.outcome.code for event in stage.events] == ["queue_unavailable"]
 
 
 async def test_two_traces_are_not_one() -> None:

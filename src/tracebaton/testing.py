@@ -7,7 +7,10 @@ Test an application whole, in one process and on nothing but what is in the base
         assert_one_trace(stage.spans)
 
 The stage is real: the API is called over ASGI, the message travels through an SQS on loopback, the
-worker receives it, and what both tell is captured instead of sent.
+worker receives it, and what both tell is captured instead of sent. What goes wrong on the way is
+yours to ask for:
+
+    stage.faults.add(Fault(effect="duplicate", first=1))
 """
 
 import asyncio
@@ -30,7 +33,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from tracebaton.application import Tracebaton
 from tracebaton.errors import TracebatonError
-from tracebaton.local import LocalSqs
+from tracebaton.local import Fault, Faults, LocalSqs
 from tracebaton.logs import log_fields
 from tracebaton.problems import Outcome
 from tracebaton.propagation import Propagator
@@ -40,7 +43,7 @@ from tracebaton.telemetry.enrichment import SpanPipeline
 from tracebaton.telemetry.pipeline import Telemetry
 from tracebaton.telemetry.sampling import HeadSampler
 
-__all__ = ["CapturedEvent", "Stage", "assert_one_trace"]
+__all__ = ["CapturedEvent", "Fault", "Stage", "assert_one_trace"]
 
 _SERVICE = "tracebaton-test"
 _QUEUE, _DLQ, _QUARANTINE = "tasks", "tasks-dlq", "tasks-quarantine"
@@ -143,6 +146,11 @@ class Stage:
     def spans(self) -> list[ReadableSpan]:
         """Return the ended spans."""
         return self._captured.spans
+
+    @property
+    def faults(self) -> Faults:
+        """Return the faults of the queue: `add()` one to see what the application makes of it."""
+        return self.sqs.faults
 
     @property
     def logs(self) -> list[dict[str, Any]]:

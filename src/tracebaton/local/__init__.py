@@ -8,6 +8,7 @@ AWS's documentation decides.
 
 from tracebaton.local.clock import Clock, ManualClock, SystemClock
 from tracebaton.local.fault import Fault
+from tracebaton.local.faults import Faults
 from tracebaton.local.server import LocalSqs, LocalSqsThread
 
-__all__ = ["Clock", "Fault", "LocalSqs", "LocalSqsThread", "ManualClock", "SystemClock"]
+__all__ = ["Clock", "Fault", "Faults", "LocalSqs", "LocalSqsThread", "ManualClock", "SystemClock"]
