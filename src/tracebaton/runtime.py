@@ -225,7 +225,8 @@ class Runtime:
             yield
 
     async def close(self) -> FlushReport:
-        """Close the store and the queue, then send what telemetry still holds."""
+        """Send what still waits, close store and queue, then flush telemetry's last."""
+        await self.producer.close()  # its tasks are taken back from the store where that fails
         if self.store is not None:
             await self.producer.outbox.flush()
             await self.store.close()

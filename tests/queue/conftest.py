@@ -139,7 +139,8 @@ class Bench:
             "propagator": self.propagator,
             "source": "/api",
         }
-        return Producer(self.sqs, self.queue, **defaults | options)
+        given = {"sqs": self.sqs, "queue": self.queue, **defaults, **options}
+        return Producer(given.pop("sqs"), given.pop("queue"), **given)
 
     def worker(self, **options: Any) -> Worker:
         """A worker with quick retries."""

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 
 from tracebaton.errors import QueueUnavailable, TracebatonError
 from tracebaton.queue.message import Outgoing, Sent
-from tracebaton.queue.sqs import BATCH, MESSAGE_LIMIT, Sqs
+from tracebaton.queue.sqs import BATCH, MESSAGE_LIMIT, Sqs, blames_content
 
-__all__ = ["batches", "send_all"]
+__all__ = ["PAUSE", "TRIES", "batches", "send_all", "send_alone", "send_together"]
 
 #: Calls that run at once; a FIFO queue gets one after the other, in order.
 _CALLS = 4
 #: Tries of a message that SQS failed for its own reasons.
-_TRIES = 4
+TRIES = 4
 #: Seconds before the first retry; doubled each time.
-_PAUSE = 0.1
+PAUSE = 0.1
 
 
 def batches(
@@ -59,25 +59,49 @@ async def send_all(
     return outcomes
 
 
-async def _send(sqs: Sqs, queue_url: str, messages: Sequence[Outgoing]) -> list[Sent]:
-    outcomes = await _call(sqs, queue_url, messages)
-    for number in range(_TRIES - 1):
-        failed = [index for index, sent in enumerate(outcomes) if sent.again]
-        if not failed:
-            break
-        await asyncio.sleep(_PAUSE * 2**number)
-        again = await _call(sqs, queue_url, [messages[index] for index in failed])
-        for index, sent in zip(failed, again, strict=True):
-            outcomes[index] = sent
-    return outcomes
+async def send_alone(sqs: Sqs, queue_url: str, message: Outgoing) -> Sent:
+    """Send one message by a call of its own and return what became of it."""
+    try:
+        message_id = await sqs.send(
+            queue_url,
+            message.body,
+            attributes=message.attributes,
+            delay_seconds=message.delay_seconds,
+            group_id=message.group_id,
+            deduplication_id=message.deduplication_id,
+            trace_header=message.trace_header,
+        )
+    except TracebatonError as exc:
+        return Sent(None, exc)
+    return Sent(message_id)
 
 
-async def _call(sqs: Sqs, queue_url: str, messages: Sequence[Outgoing]) -> list[Sent]:
+async def send_together(sqs: Sqs, queue_url: str, messages: Sequence[Outgoing]) -> list[Sent]:
+    """
+    Send up to ten messages by one call and return what became of each.
+
+    Some brokers refuse a whole batch for one message's sake. Then each goes by a call of its own,
+    in order, so that none fails for another's fault.
+    """
     try:
         return await sqs.send_batch(queue_url, messages)
     except TracebatonError as exc:  # the whole call failed, which boto3 has retried already
-        cause = exc.__cause__
-        return [Sent(None, _same(exc, cause)) for _ in messages]
+        if len(messages) > 1 and blames_content(exc):
+            return [await send_alone(sqs, queue_url, message) for message in messages]
+        return [Sent(None, _same(exc, exc.__cause__)) for _ in messages]
+
+
+async def _send(sqs: Sqs, queue_url: str, messages: Sequence[Outgoing]) -> list[Sent]:
+    outcomes = await send_together(sqs, queue_url, messages)
+    for number in range(TRIES - 1):
+        failed = [index for index, sent in enumerate(outcomes) if sent.again]
+        if not failed:
+            break
+        await asyncio.sleep(PAUSE * 2**number)
+        again = await send_together(sqs, queue_url, [messages[index] for index in failed])
+        for index, sent in zip(failed, again, strict=True):
+            outcomes[index] = sent
+    return outcomes
 
 
 def _same(exc: TracebatonError, cause: BaseException | None) -> TracebatonError:

@@ -3,10 +3,12 @@ The producer: a task is saved, its message carries the request's trace and store
 says whether both happened.
 """
 
+import asyncio
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from opentelemetry import context as otel
@@ -19,6 +21,7 @@ from tracebaton.errors import QueueUnavailable, TracebatonError
 from tracebaton.metrics import MessagingMetrics
 from tracebaton.propagation import Propagator
 from tracebaton.queue.batches import send_all
+from tracebaton.queue.coalescing import Coalescer, Departure
 from tracebaton.queue.event import Propagate, TaskEvent
 from tracebaton.queue.incoming import identity_only
 from tracebaton.queue.message import Outgoing, Sent, byte_size
@@ -41,6 +44,9 @@ __all__ = ["Item", "Producer"]
 
 #: Messages with a deduplication id of the caller's that are remembered, to notice a dropped one.
 _REMEMBERED = 1000
+
+#: Seconds that what is on its way gets when the process stops.
+_CLOSE_SECONDS = 3.0
 
 _log = logging.getLogger("tracebaton.producer")
 
@@ -82,6 +88,7 @@ class Producer:
         self._now = now
         self._metrics = metrics or MessagingMetrics()
         self._remembered: OrderedDict[str, Task] = OrderedDict()
+        self._coalescer = Coalescer(sqs, queue)
 
     async def enqueue(
         self,
@@ -117,17 +124,26 @@ class Producer:
             attributes or {},
         )
         sending = await self._prepared(item)
-        started = time.perf_counter()
+        departure = self._coalescer.post(sending.message)
         try:
-            message_id = await self._send(sending.message)
-        except BaseException as exc:
-            self._measure([(sending, exc)], time.perf_counter() - started)
-            arrived = await self._refused(sending, exc)
-            if arrived is None or not isinstance(exc, QueueUnavailable):
-                raise
-            return arrived
-        self._measure([(sending, None)], time.perf_counter() - started)
-        return await self._accepted(sending, message_id)
+            with suppress(Exception):  # a mistake of ours: it is raised again below
+                await asyncio.shield(departure.done)
+        except asyncio.CancelledError as exc:
+            if departure.withdraw():
+                await self._refused(sending, exc)
+            else:  # a call has the message: the task stays if it arrives
+                self._coalescer.keep(self._arrived(sending, departure))
+            raise
+        task = await self._arrived(sending, departure)
+        if isinstance(task, TracebatonError):
+            raise task
+        return task
+
+    async def close(self) -> None:
+        """Send what still waits, and settle the tasks whose callers did not stay to see it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._coalescer.flush()
 
     async def enqueue_many(
         self,
@@ -184,6 +200,17 @@ class Producer:
                 )
                 seconds = None
 
+    async def _arrived(self, sending: Sending, departure: Departure) -> Task | TracebatonError:
+        """Return what becomes of the task now that its message has arrived, or has not."""
+        try:
+            sent = await departure.done
+        except BaseException as exc:  # a mistake of ours, or the end of the loop
+            await self._refused(sending, exc)
+            raise
+        error = None if sent.message_id is not None else sent.error
+        self._measure([(sending, error)], departure.seconds)
+        return await self._settled(sending, sent)
+
     async def _attempted(self, item: Item) -> Sending | TracebatonError:
         try:
             return await self._prepared(item)
@@ -235,16 +262,6 @@ class Producer:
         )
         limit = await self._queue.message_limit()
         return compose(event, item, queue=self._queue, limit=limit, keys=self._keys)
-
-    async def _send(self, message: Outgoing) -> str:
-        return await self._sqs.send(
-            await self._queue.url(),
-            message.body,
-            attributes=message.attributes,
-            delay_seconds=message.delay_seconds,
-            group_id=message.group_id,
-            deduplication_id=message.deduplication_id,
-        )
 
     async def _send_all(self, messages: Sequence[Outgoing]) -> list[Sent]:
         if not messages:

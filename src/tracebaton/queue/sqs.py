@@ -29,7 +29,17 @@ from tracebaton.queue.message import Attribute, Outgoing, Received, Sent, receiv
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
 
-__all__ = ["BATCH", "MESSAGE_LIMIT", "Entry", "Queue", "Received", "Sent", "Sqs", "SqsAccess"]
+__all__ = [
+    "BATCH",
+    "MESSAGE_LIMIT",
+    "Entry",
+    "Queue",
+    "Received",
+    "Sent",
+    "Sqs",
+    "SqsAccess",
+    "blames_content",
+]
 
 #: Seconds a connection attempt may take.
 _CONNECT_TIMEOUT = 3.0
@@ -39,6 +49,18 @@ _READ_TIMEOUT = 10.0
 BATCH = 10
 #: Error codes that say the receipt handle no longer owns the message.
 _LOST = frozenset({"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight"})
+#: Error codes that say something is wrong with what is sent.
+_CONTENT = frozenset(
+    {
+        "BatchRequestTooLong",
+        "InvalidAttributeValue",
+        "InvalidMessageContents",
+        "InvalidParameterCombination",
+        "InvalidParameterValue",
+        "MissingParameter",
+        "UnsupportedOperation",
+    }
+)
 
 Result = TypeVar("Result")
 
@@ -174,7 +196,8 @@ class Sqs:
         )
         sent = {entry["Id"]: Sent(entry["MessageId"]) for entry in answer.get("Successful", ())}
         sent |= {entry["Id"]: _unsent(entry) for entry in answer.get("Failed", ())}
-        return [sent[entry["Id"]] for entry in entries]
+        untold = {"Code": "Unanswered", "Message": "SQS said nothing of the message."}
+        return [sent.get(entry["Id"]) or _unsent(untold) for entry in entries]
 
     async def delete(self, queue_url: str, handles: Sequence[str]) -> list[Entry]:
         """Delete up to ten messages and return what became of each."""
@@ -264,6 +287,19 @@ class Sqs:
             raise _ours(exc) from exc
 
 
+def blames_content(error: TracebatonError) -> bool:
+    """Tell whether a batch was refused as a whole for what stands in one of its messages."""
+    cause = error.__cause__
+    if isinstance(error, MessageTooLarge):
+        return True
+    return isinstance(cause, ClientError) and _code(cause.response.get("Error", {})) in _CONTENT
+
+
+def _code(said: Mapping[str, Any]) -> str:
+    """Return an error code without the namespaces that SQS has had for it."""
+    return str(said.get("Code", "")).rsplit(".", 1)[-1]
+
+
 def _unseen(work: Callable[[], Result]) -> Result:
     """Run *work* out of sight of instrumentations: the spans of our calls are our own."""
     with suppress_instrumentation():
@@ -317,7 +353,6 @@ def _unsent(entry: Mapping[str, Any]) -> Sent:
 def _outcomes(count: int, failed: Iterable[Mapping[str, Any]]) -> list[Entry]:
     outcomes: list[Entry] = ["ok"] * count
     for entry in failed:
-        code = str(entry.get("Code", "")).rsplit(".", 1)[-1]
-        lost = code in _LOST or bool(entry.get("SenderFault"))
+        lost = _code(entry) in _LOST or bool(entry.get("SenderFault"))
         outcomes[int(entry["Id"])] = "lost" if lost else "again"
     return outcomes
