@@ -7,6 +7,9 @@ import sys
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from otlp_receiver import OtlpReceiver
 from sentry_receiver import SentryReceiver
@@ -35,6 +38,7 @@ if sys.argv[1] == "warm":
     work("warm")
     assert telemetry.force_flush(10)
 work("before")
+metrics.sent("jobs", 0.1)
 children = []
 for number in range(2):
     pid = os.fork()
@@ -86,6 +90,22 @@ def arrived(otlp: OtlpReceiver, path: str) -> list[tuple[str, str]]:
     return sorted(found)
 
 
+def measured(otlp: OtlpReceiver) -> dict[str, int]:
+    """Return how many messages each instance says it sent, by its last word."""
+    return {
+        item.value.string_value: point.as_int
+        for path, _, body in otlp.requests
+        if path == "/v1/metrics"
+        for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics
+        for item in resource.resource.attributes
+        if item.key == "service.instance.id"
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "messaging.client.sent.messages"
+        for point in metric.sum.data_points
+    }
+
+
 @pytest.mark.parametrize("mode", ["cold", "warm"])
 def test_each_span_arrives_once_from_the_process_that_made_it(
     mode: str, otlp: OtlpReceiver, sentry: SentryReceiver
@@ -109,6 +129,9 @@ def test_each_span_arrives_once_from_the_process_that_made_it(
     assert sorted(event["transaction"] for event in sentry.transactions()) == expected
     assert len({instances[name] for name in ("child 0", "child 1", "parent")}) == 3
     assert instances["before"] == instances["parent"]
+    assert measured(otlp) == dict.fromkeys(
+        (instances[name] for name in ("child 0", "child 1", "parent")), 1
+    )
     assert reports == {
         "child 0": [9, 0, True],
         "child 1": [9, 0, True],

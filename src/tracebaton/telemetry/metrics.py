@@ -2,6 +2,7 @@
 Metrics: the provider behind the instruments, pushed over OTLP, read by Prometheus, or both.
 """
 
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Protocol
 
@@ -19,6 +20,7 @@ from opentelemetry.sdk.resources import Resource
 from tracebaton.semconv import COMPONENT_NAME, ERROR_TYPE, METRIC_SPANS_EXPORTED, SCOPE
 from tracebaton.telemetry.adoption import OwnMeterProvider
 from tracebaton.telemetry.connections import REASONS, Connections, silence
+from tracebaton.telemetry.forks import in_child
 from tracebaton.telemetry.losses import Losses
 from tracebaton.telemetry.prometheus import Exposition
 
@@ -76,6 +78,16 @@ class Metrics:
             views=[View(instrument_name=name, aggregation=DropAggregation()) for name in _WRONG],
             shutdown_on_exit=False,  # its hook at exit has no deadline
         )
+        self._readers = readers
+        in_child(self._start_at_zero)
+
+    def _start_at_zero(self) -> None:
+        """Forget what the parent measured: it reports that itself."""
+        consumer = self.provider._measurement_consumer
+        if hasattr(consumer, "add_metric_reader"):  # gives a reader a storage that is empty
+            consumer._lock = threading.Lock()
+            for reader in self._readers:
+                consumer.add_metric_reader(reader)
 
     def watch(self, sinks: Iterable[SpanSink]) -> None:
         """Tell how many spans each of *sinks* took and lost; it counts them anyway."""
