@@ -13,6 +13,7 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from tracebaton.semconv import (
     CORRELATION_ID,
+    HTTP_STATUS_CODE,
     QUEUE_BACKLOG_MS,
     QUEUE_DELAY_MS,
     QUEUE_PREFETCH_MS,
@@ -269,6 +270,21 @@ def test_status_filters(page, viewer, expect):
     page.locator(".trace").nth(1).wait_for()
 
     assert page.get_by_role("button", name="All").get_attribute("aria-pressed") == "true"
+
+
+def test_a_refused_request_shows_its_status(page, viewer, expect):
+    """No span of it failed, and its caller got no 2xx: the list says so."""
+    line = Timeline(viewer, time.time_ns())
+    for status in (202, 422, 503):
+        with line.span("api", f"is {status}", 0, 1, attributes={HTTP_STATUS_CODE: status}):
+            pass
+    viewer.flush()
+    page.goto("/")
+
+    for status, count in ((202, 0), (422, 1), (503, 1)):
+        trace = page.locator(".trace", has_text=f"is {status}")
+        expect(trace).to_have_count(1)
+        expect(trace.get_by_text(str(status), exact=True)).to_have_count(count)
 
 
 def test_a_trace_that_matches_no_more_leaves_the_list(page, viewer):

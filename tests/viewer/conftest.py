@@ -86,7 +86,8 @@ def trace_request(*described: dict[str, Any], service: str = "api") -> ExportTra
         if fields.pop("error", False):
             span.status.code = 2
         for key, value in fields.items():
-            span.attributes.add(key=key).value.string_value = value
+            kind = "int_value" if isinstance(value, int) else "string_value"
+            setattr(span.attributes.add(key=key).value, kind, value)
     return request
 
 

@@ -3,12 +3,21 @@
 import logging
 import sqlite3
 import threading
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tracebaton.errors import ConfigurationError, StoreUnavailable
-from tracebaton.semconv import CORRELATION_ID, TASK_ID, TASK_STATUS, TASK_TYPE, USER_ID
+from tracebaton.semconv import (
+    CORRELATION_ID,
+    HTTP_STATUS_CODE,
+    TASK_ID,
+    TASK_STATUS,
+    TASK_TYPE,
+    USER_ID,
+)
 from tracebaton.viewer.database import Limits
 from tracebaton.viewer.rows import MAX_TIME, log_rows, span_rows
 from tracebaton.viewer.spans import SpanStore, TraceQuery
@@ -32,7 +41,8 @@ def test_a_trace_over_two_services_is_one_summary(store, otlp):
     otlp.feed(
         store,
         otlp.spans(
-            {"id": 1, "name": "POST /v1/ai/chat", "kind": SERVER, "end": 12, **ids},
+            {"id": 1, "name": "POST /v1/ai/chat", "kind": SERVER, "end": 12, **ids}
+            | {HTTP_STATUS_CODE: 202},
             {"id": 2, "parent": 1, "name": "send q", "kind": PRODUCER, "start": 4, "end": 9, **ids},
         ),
         otlp.spans(
@@ -51,6 +61,7 @@ def test_a_trace_over_two_services_is_one_summary(store, otlp):
             "duration_ms": 99.5,
             "services": ["api", "worker"],
             "error": False,
+            "http_status": 202,
             "correlation_id": "c-1",
             "user_id": "u-1",
             "task_id": "t-1",
@@ -74,6 +85,34 @@ def test_a_root_that_comes_last_names_its_trace(store, otlp):
 
     assert (before["name"], before["root_missing"]) == ("early", True)
     assert (after["name"], after["root_missing"]) == ("root", False)
+
+
+def test_the_span_that_names_a_trace_says_what_was_answered(store, otlp):
+    """A call inside it, with a status of its own, does not; nor does what is no status."""
+    call = {"parent": 2, "start": 5, HTTP_STATUS_CODE: 500}
+    otlp.feed(store, otlp.spans({"id": 3, **call}))
+    before = listed(store)[0]
+    otlp.feed(store, otlp.spans({"id": 2, "http.status_code": 422}, {"id": 4, **call}))
+    otlp.feed(store, otlp.spans({"trace": 2, HTTP_STATUS_CODE: "-1e"}))
+    forged, after = sorted(listed(store), key=lambda trace: trace["spans"])
+
+    assert (before["http_status"], after["http_status"]) == (500, 422)
+    assert forged["http_status"] is None
+
+
+def test_a_file_of_the_first_version_is_read(tmp_path: Path, otlp):
+    """It has no column for what was answered."""
+    path = tmp_path / "traces.db"
+    with SpanStore(path) as store:
+        otlp.feed(store, otlp.spans({HTTP_STATUS_CODE: 404}))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE trace DROP COLUMN http_status")
+    with SpanStore(path) as store:
+        old = listed(store)[0]["http_status"]
+        otlp.feed(store, otlp.spans({"trace": 2, HTTP_STATUS_CODE: 422}))
+        new = listed(store)[0]["http_status"]
+
+    assert (old, new) == (None, 422)
 
 
 def test_a_failed_span_makes_the_trace_an_error(store, otlp):

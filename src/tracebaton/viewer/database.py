@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Final
 
 from tracebaton.viewer.rows import LogRow, SpanRow
-from tracebaton.viewer.summary import Summary, labels, tasks
+from tracebaton.viewer.summary import Summary, http_status, labels, tasks
 
 __all__ = ["Limits", "TraceWriter", "create_tables"]
 
@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS trace (
     start INTEGER NOT NULL, end INTEGER NOT NULL, name TEXT NOT NULL,
     rootless INTEGER NOT NULL, name_start INTEGER NOT NULL, error INTEGER NOT NULL,
     services TEXT NOT NULL, correlation_id TEXT, user_id TEXT,
-    spans INTEGER NOT NULL, dropped INTEGER NOT NULL, bytes INTEGER NOT NULL);
+    spans INTEGER NOT NULL, dropped INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    http_status INTEGER);
 CREATE INDEX IF NOT EXISTS trace_newest ON trace (start DESC, id DESC);
 CREATE INDEX IF NOT EXISTS trace_oldest ON trace (seq, id);
 CREATE TABLE IF NOT EXISTS span (
@@ -95,6 +96,9 @@ class Totals:
 def create_tables(connection: sqlite3.Connection) -> None:
     """Create what is missing."""
     connection.executescript(SCHEMA)
+    known = {name for _, name, *_ in connection.execute("PRAGMA table_info(trace)")}
+    if "http_status" not in known:  # a file of the first version
+        connection.execute("ALTER TABLE trace ADD COLUMN http_status INTEGER")
 
 
 class TraceWriter:
@@ -166,7 +170,7 @@ class TraceWriter:
     def _load(self, trace_id: bytes, first: SpanRow) -> tuple[int, Summary]:
         found = self._db.execute(
             "SELECT id, start, end, name, rootless, name_start, error, services, correlation_id,"
-            " user_id, spans, dropped, bytes FROM trace WHERE trace_id = ?",
+            " user_id, spans, dropped, bytes, http_status FROM trace WHERE trace_id = ?",
             (trace_id,),
         ).fetchone()
         if found:
@@ -178,7 +182,8 @@ class TraceWriter:
         self._totals.traces += 1
         key = self._value("SELECT coalesce(max(id), 0) + 1 FROM trace")
         return key, Summary(
-            trace_id, first.start, first.end, first.name, not first.root, first.start, False, []
+            *(trace_id, first.start, first.end, first.name, not first.root, first.start, False, []),
+            http_status=http_status(first),
         )
 
     def _within_limit(self, rows: list[SpanRow], summary: Summary) -> list[SpanRow]:
@@ -194,11 +199,12 @@ class TraceWriter:
 
     def _save(self, key: int, trace: Summary) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO trace VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO trace VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(key, trace.trace_id, self._seq, trace.start, trace.end, trace.name),
                 *(trace.rootless, trace.name_start, trace.error, json.dumps(trace.services)),
                 *(trace.correlation_id, trace.user_id, trace.spans, trace.dropped, trace.bytes),
+                trace.http_status,
             ),
         )
 

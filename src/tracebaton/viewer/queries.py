@@ -25,7 +25,7 @@ MAX_LINES: Final = 10_000
 
 COLUMNS: Final = (
     "id, trace_id, start, end, name, rootless, error, services,"
-    " correlation_id, user_id, spans, dropped"
+    " correlation_id, user_id, spans, dropped, http_status"
 )
 #: One box for every id: what begins with the text, and a name that contains it.
 SEARCHED: Final = """(
@@ -126,9 +126,8 @@ def _tasks(
 
 
 def _summary(row: tuple[Any, ...], tasks: Sequence[tuple[str, ...]]) -> dict[str, Any]:
-    _, trace_id, start, end, name, rootless, error, services, correlation, user, spans, dropped = (
-        row
-    )
+    _, trace_id, start, end, name, rootless, error, services, *rest = row
+    correlation, user, spans, dropped, http_status = rest
     task_id, task_type, task_status = tasks[0] if tasks else (None, None, None)
     return {
         "trace_id": trace_id.hex(),
@@ -137,6 +136,7 @@ def _summary(row: tuple[Any, ...], tasks: Sequence[tuple[str, ...]]) -> dict[str
         "duration_ms": round((end - start) / 1e6, 3),
         "services": json.loads(services),
         "error": bool(error),
+        "http_status": http_status,
         "correlation_id": correlation,
         "user_id": user,
         "task_id": task_id,

@@ -18,7 +18,7 @@ from tracebaton import semconv
 
 __all__ = ["INDEXED", "LogRow", "SpanRow", "log_rows", "span_rows"]
 
-#: The span attributes by which a trace can be found.
+#: The span attributes by which a trace can be found, or that its summary shows.
 INDEXED: Final = frozenset(
     {
         semconv.CORRELATION_ID,
@@ -26,6 +26,7 @@ INDEXED: Final = frozenset(
         semconv.TASK_ID,
         semconv.TASK_TYPE,
         semconv.TASK_STATUS,
+        *semconv.HTTP_STATUS_CODES,
     }
 )
 #: SQLite's integers are signed; OTLP's times are not. A forged one is cut to the year 2262.

@@ -111,6 +111,7 @@ export class TraceList {
       el("span", { class: "name" }, trace.name || "(no name)"),
       trace.task_type && badge(trace.task_type, "type"),
       trace.task_status && badge(trace.task_status),
+      trace.http_status >= 400 && badge(String(trace.http_status), trace.http_status < 500 ? "refused" : "failed"),
       trace.root_missing && badge("root missing", "orphan"),
       trace.tasks > 1 && badge(`${trace.tasks} tasks`, "type")),
     el("span", { class: "ids" },
