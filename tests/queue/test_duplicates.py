@@ -236,6 +236,33 @@ async def test_a_redriven_message_runs_its_dead_task_again(bench: Bench) -> None
     assert [link.context.span_id for link in again.links] == [dead.context.span_id]
 
 
+async def test_a_copy_of_a_dead_tasks_message_is_not_run(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sent twice, because an answer was lost: one death and one report, however late it comes."""
+    runs: list[int] = []
+
+    async def handler(note: Note) -> None:
+        runs.append(note.number)
+        raise ValueError(note.text)
+
+    bench.handle(handler)
+    await bench.producer().enqueue("note", Note())
+    (message,) = await bench.take("tasks")
+    await bench.send(message.body, message.every)
+    (copy,) = await bench.take("tasks")
+    url = await bench.queue.url()
+    await bench.sqs.change_visibility(url, [(message.receipt_handle, 0)])
+    with caplog.at_level(logging.INFO):
+        async with working(bench.worker(wait_seconds=0)):
+            await bench.holds(1, "tasks-dlq")
+            await bench.sqs.change_visibility(url, [(copy.receipt_handle, 0)])
+            await spoken(caplog, "task.duplicate")
+
+    assert len(bench.reports) == 1
+    assert len(runs) == bench.attempts - 1  # one receive was ours
+
+
 async def test_a_redriven_message_that_cannot_be_handled_is_moved(bench: Bench) -> None:
     """It is no copy of something that ended, and must not be lost."""
     bench.handle(print)

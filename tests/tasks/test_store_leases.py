@@ -80,24 +80,42 @@ async def test_a_dead_task_may_run_again(store: TaskStore) -> None:
     """Its message was redriven from the DLQ: under another id, and its error is history."""
     await store.start("t", attempt=1, owner="m1", lease_until=NOW + 60, traceparent="first")
     await store.finish("t", TaskStatus.DEAD, attempt=1, error={"code": "internal"})
-    task = await store.start("t", attempt=1, owner="m2", lease_until=NOW + 60, traceparent="second")
+    task = await store.start(
+        "t",
+        attempt=1,
+        owner="m2",
+        lease_until=NOW + 60,
+        traceparent="second",
+        sent_at=NOW + 1,
+    )
 
     assert task is not None
     assert (task.status, task.owner, task.error, task.ended_at) == ("running", "m2", None, None)
     assert (task.previous, task.traceparent) == ("first", "second")
 
 
-async def test_a_dead_task_waits_for_the_dlq(store: TaskStore) -> None:
-    """The same message once more is not a redrive: SQS has not moved it yet."""
+@pytest.mark.parametrize(("owner", "attempt"), [("m1", 1), ("m1", 2), ("m2", 1)])
+async def test_a_copy_does_not_run_a_dead_task_again(
+    store: TaskStore, owner: str, attempt: int
+) -> None:
+    """What was sent before it died is no redrive: the same message late, or a second one."""
     await store.start("t", attempt=1, owner="m1")
     await store.finish("t", TaskStatus.DEAD, attempt=1)
-    again = await store.start("t", attempt=2, owner="m1")
-    redriven = await store.start("t", attempt=1, owner="m1")
+    again = await store.start("t", attempt=attempt, owner=owner, sent_at=NOW - 1)
+    unknown = await store.start("t", attempt=attempt, owner=owner)
 
     assert again is not None
-    assert redriven is not None
-    assert (again.status, again.attempt) == ("dead", 1)
-    assert redriven.status == "running"
+    assert unknown is not None
+    assert {again.status, unknown.status} == {TaskStatus.DEAD}
+
+
+async def test_a_dead_task_that_never_ran_starts(store: TaskStore) -> None:
+    """It was given up before its message came, which is still the first one."""
+    await store.abandon(untouched_since=NOW + 1, error={})
+    task = await store.start("t", attempt=1, owner="m1", sent_at=NOW - 1)
+
+    assert task is not None
+    assert task.status == "running"
 
 
 @pytest.mark.parametrize("status", [TaskStatus.FAILED, TaskStatus.DEAD])

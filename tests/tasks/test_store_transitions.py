@@ -94,7 +94,10 @@ PATHS: Mapping[TaskStatus, tuple[Act, ...]] = {
 #: Everything that changes a state, and the state it is for. The task is given back by attempt 1.
 ACTS: Mapping[str, tuple[TaskStatus, Act]] = {
     "start": (TaskStatus.RUNNING, lambda store: store.start("t-1", attempt=2, owner="m")),
-    "redriven": (TaskStatus.RUNNING, lambda store: store.start("t-1", attempt=1, owner="n")),
+    "redriven": (
+        TaskStatus.RUNNING,
+        lambda store: store.start("t-1", attempt=1, owner="n", sent_at=NOW + 1),
+    ),
     "retry": (TaskStatus.QUEUED, lambda store: store.retry("t-1", attempt=1, failure=None)),
     "reopen": (TaskStatus.QUEUED, lambda store: store.reopen("t-1")),
     "reap": (TaskStatus.QUEUED, lambda store: store.reap(lease_before=NOW + 1)),

@@ -230,6 +230,7 @@ class Delivery:
             owner=attempt.owner,
             lease_until=self._now() + lease.deadline - time.monotonic(),
             traceparent=attempt.traceparent,
+            sent_at=attempt.incoming.sent_at,
         )
         self.store_matches = task is not None
         if task is None:

@@ -124,6 +124,7 @@ class Unfit:
             attempt=attempt.number,
             owner=attempt.owner,
             traceparent=attempt.traceparent,
+            sent_at=attempt.incoming.sent_at,
         )
         if task is None or task.owner != attempt.owner:
             return

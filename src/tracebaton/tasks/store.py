@@ -218,6 +218,7 @@ class TaskStore(Protocol):
         owner: str | None = None,
         lease_until: float | None = None,
         traceparent: str | None = None,
+        sent_at: float | None = None,
     ) -> Task | None:
         """
         Enter ``running`` for *attempt* and return the task as it is now, None if there is none.
@@ -225,8 +226,12 @@ class TaskStore(Protocol):
         Two kinds are returned unchanged, because there is nothing to run: an ended task, and one
         that another *owner* runs until a ``lease_until`` to come. The same owner may start again:
         SQS handed its message out once more, so the worker before is gone. A ``dead`` task starts
-        again too, unless it is the owner's next attempt: that message is on its way to the DLQ.
+        again too where its message was sent after it died: that is a redrive from the DLQ, while
+        any other is a copy, or on its way there; and where no message ever ran it.
         The ``traceparent`` there was becomes ``previous``; progress starts over.
+
+        Args:
+            sent_at: When the queue took the message, in seconds since the epoch.
         """
         ...
 

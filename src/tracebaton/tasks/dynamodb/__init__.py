@@ -102,6 +102,7 @@ class DynamoTaskStore:
         owner: str | None = None,
         lease_until: float | None = None,
         traceparent: str | None = None,
+        sent_at: float | None = None,
     ) -> Task | None:
         """Enter ``running``; an ended task, or one that another owner runs, stays unchanged."""
         started = await self._change(
@@ -111,6 +112,7 @@ class DynamoTaskStore:
             owner=owner,
             lease_until=lease_until,
             traceparent=traceparent,
+            sent_at=sent_at,
         )
         if started is not None:
             return started

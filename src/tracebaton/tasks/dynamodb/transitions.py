@@ -40,14 +40,16 @@ def start(
     owner: str | None,
     lease_until: float | None,
     traceparent: str | None,
+    sent_at: float | None,
     now: float,
 ) -> Step | None:
     """Enter ``running``."""
     ours = task.owner is None or task.owner == owner
+    redriven = sent_at is not None and sent_at > (task.ended_at or 0)
     allowed = {
         TaskStatus.QUEUED: True,
         TaskStatus.RUNNING: ours or (task.lease_until or 0) <= now,
-        TaskStatus.DEAD: not (task.owner == owner and task.attempt < attempt),
+        TaskStatus.DEAD: task.owner is None or redriven,
     }
     if not allowed.get(task.status):
         return None
@@ -73,7 +75,16 @@ def reopen(task: Task, *, now: float) -> Step | None:
     """Go from ``failed`` or ``dead`` back to ``queued``."""
     if task.status not in {TaskStatus.FAILED, TaskStatus.DEAD}:
         return None
-    return _step(task, "status", now=now, status=TaskStatus.QUEUED, error=None, ended_at=None)
+    return _step(
+        task,
+        "status",
+        now=now,
+        status=TaskStatus.QUEUED,
+        error=None,
+        ended_at=None,
+        owner=None,
+        lease_until=None,
+    )
 
 
 def progress(

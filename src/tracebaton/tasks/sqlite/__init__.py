@@ -92,6 +92,7 @@ class SqliteTaskStore:
         owner: str | None = None,
         lease_until: float | None = None,
         traceparent: str | None = None,
+        sent_at: float | None = None,
     ) -> Task | None:
         """Enter ``running``; an ended task, or one that another owner runs, stays unchanged."""
         return await self._database.write(
@@ -101,6 +102,7 @@ class SqliteTaskStore:
             owner=owner,
             lease_until=lease_until,
             traceparent=traceparent,
+            sent_at=sent_at,
             now=self._now(),
         )
 

@@ -37,6 +37,7 @@ def start(
     owner: str | None,
     lease_until: float | None,
     traceparent: str | None,
+    sent_at: float | None,
     now: float,
 ) -> Task | None:
     """Enter ``running``, or return the task as it is where it does not allow that."""
@@ -46,13 +47,13 @@ def start(
         " progress_message = NULL, updated_at = ?, started_at = coalesce(started_at, ?),"
         " changes = changes + 1 WHERE id = ?"
         " AND (status = 'queued'"
-        " OR status = 'dead' AND NOT (owner IS ? AND attempt < ?)"
+        " OR status = 'dead' AND (owner IS NULL OR coalesce(? > ended_at, FALSE))"
         " OR status = 'running'"
         " AND (owner IS NULL OR owner = ? OR coalesce(lease_until, 0) <= ?))"
         f" RETURNING {COLUMNS}",
         (
             *(attempt, owner, lease_until, traceparent, now, now, task_id),
-            *(owner, attempt, owner, now),
+            *(sent_at, owner, now),
         ),
     ).fetchone()
     return noted(connection, row, "status") or get(connection, task_id, forgotten=True)
