@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from http_service import Chat, StoreService
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -213,6 +214,43 @@ async def test_probes_answer_under_a_prefix(ask: Any, tmp_path: Path) -> None:
         other = await client.get("/prefix/v1/tasks/some")
 
     assert (probe.status_code, other.status_code) == (200, 401)
+
+
+@pytest.mark.parametrize(
+    ("path", "word", "level"),
+    [
+        ("/livez", "alive", "error"),
+        ("/readyz", "ready", "warning"),
+        ("/startupz", "started", "warning"),
+    ],
+)
+async def test_each_probe_of_a_worker_has_a_state_of_its_own(
+    ask: Any, lines: Any, path: str, word: str, level: str
+) -> None:
+    """Only the one that fails says so, and a change of it is one line."""
+    works = {"alive": True, "ready": True, "started": True}
+
+    def probe(name: str) -> Any:
+        async def answer() -> dict[str, bool]:
+            return {f"what makes it {name}": works[name]}
+
+        return answer
+
+    app = create_health_app(probe("ready"), alive=probe("alive"), started=probe("started"))
+    async with ask(app) as client:
+        before = await client.get(path)
+        works[word] = False
+        failed = {other: await client.get(other) for other in ("/livez", "/readyz", "/startupz")}
+        works[word] = True
+        after = await client.get(path)
+
+    assert (before.status_code, after.status_code) == (200, 200)
+    assert [other for other, answer in failed.items() if answer.status_code == 503] == [path]
+    assert failed[path].json()["detail"] == f"This instance is not {word}."
+    assert [(line["event"], line["level"], line.get("failing")) for line in lines.all] == [
+        (f"service.not_{word}", level, [f"what makes it {word}"]),
+        (f"service.{word}", "info", None),
+    ]
 
 
 async def test_a_worker_has_a_health_port(ask: Any) -> None:

@@ -17,7 +17,7 @@ from starlette.types import Lifespan
 
 from tracebaton.http.auth import Authenticator, AuthLayer
 from tracebaton.http.handlers import told_handlers
-from tracebaton.http.health import Ready, health_routes
+from tracebaton.http.health import Probe, health_routes
 from tracebaton.http.metrics import Exposition, metrics_route
 from tracebaton.http.middleware import instrument
 from tracebaton.http.service import Service
@@ -68,8 +68,10 @@ def create_app(
 
 
 def create_health_app(
-    ready: Ready,
+    ready: Probe,
     *,
+    alive: Probe | None = None,
+    started: Probe | None = None,
     exposition: Exposition | None = None,
     authenticator: Callable[[], Authenticator] | None = None,
 ) -> Starlette:
@@ -77,9 +79,10 @@ def create_health_app(
     Return the probes, for a worker's health port.
 
     Args:
+        alive: As `health_routes()` takes it, and *started*.
         exposition: What ``/metrics`` answers to whom the *authenticator* knows, if anything.
     """
-    routes = health_routes(ready)
+    routes = health_routes(ready, alive=alive, started=started)
     if authenticator is not None:
         routes.append(metrics_route(lambda: exposition, authenticator))
     return Starlette(
