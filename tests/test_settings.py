@@ -231,6 +231,41 @@ def test_two_rates_that_differ_stop_the_start() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("http://x:1/0/a", [("http://x:1/0/a", 1)]),
+        ("http://x:1/0/a*3", [("http://x:1/0/a", 3)]),
+        ("http://x:1/0/a*3 , http://x:1/0/b,", [("http://x:1/0/a", 3), ("http://x:1/0/b", 1)]),
+    ],
+)
+def test_a_worker_may_have_several_queues(value: str, expected: list[tuple[str, int]]) -> None:
+    """Each with a weight; tasks are sent to the first one."""
+    settings = Settings.load({"TRACEBATON_QUEUE_URL": value})
+    names = Settings.load({"TRACEBATON_QUEUE_NAME": value.replace("http://x:1/0/", "")})
+
+    assert [(one.queue, one.weight) for one in settings.queue_urls] == expected
+    assert (settings.queue_url, settings.sqs_endpoint) == ("http://x:1/0/a", "http://x:1")
+    assert names.queue_name == "a"
+    assert [one.weight for one in names.queue_names] == [weight for _, weight in expected]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("http://x/a*0", "a weight that is not a number"),
+        ("http://x/a*three", "a weight that is not a number"),
+        ("http://x/a,http://x/a*2", "one twice"),
+        (",", "no queue"),
+        ("http://x/a,b", "has to be an http(s) URL"),
+        ("http://x/a,http://y/b", "different endpoints"),
+    ],
+)
+def test_a_wrong_list_of_queues_is_refused(value: str, said: str) -> None:
+    """By one line, like any other variable."""
+    assert said in refused({"TRACEBATON_QUEUE_URL": value})
+
+
+@pytest.mark.parametrize(
     ("environ", "endpoint", "region", "loopback"),
     [
         ({}, None, None, False),

@@ -27,9 +27,10 @@ from tracebaton.problems import Reporter
 from tracebaton.queue.event import Propagate
 from tracebaton.queue.foreign import ForeignRoute
 from tracebaton.queue.producer import Item
+from tracebaton.queue.retry import RetryPolicy
 from tracebaton.runtime import Role, Runtime, WorkerService
 from tracebaton.settings import Settings
-from tracebaton.tasks import Handler, Registry, Task, TaskStore, TaskType
+from tracebaton.tasks import Backoff, Handler, Registry, Task, TaskStore, TaskType
 from tracebaton.telemetry.pipeline import Telemetry
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Tracebaton:
         version: str = "1",
         max_age: float | None = None,
         group: Callable[[Any], str] | None = None,
+        retry: Backoff | None = None,
         sample_rate: float | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """
@@ -126,13 +128,20 @@ class Tracebaton:
             version: Schema version of the messages it understands.
             max_age: Seconds a message may wait beyond its delay; older ones go to quarantine.
             group: On a FIFO queue, names a task's group by its data where the sender names none.
+            retry: How long it waits after a failed attempt, such as a `RetryPolicy` of its own.
             sample_rate: Share of the traces to keep that start with such a task, with no request
                 before it; ``TRACEBATON_SAMPLE_RATES`` wins.
 
         Raises:
-            ConfigurationError: *name* is registered already, or the rate is none.
+            ConfigurationError: *name* is registered already, the rate is none, or *retry* wants to
+                say how often it is tried: that is the queue's to say.
         """
         self._sample([name], sample_rate)
+        if isinstance(retry, RetryPolicy) and retry.max_attempts is not None:
+            raise ConfigurationError(
+                f"The retry policy of {name!r} has max_attempts, but the queue's maxReceiveCount"
+                " says how often a message is tried: leave it out"
+            )
 
         def register(handler: HandlerT) -> HandlerT:
             self.registry.add(
@@ -144,6 +153,7 @@ class Tracebaton:
                     version=version,
                     max_age=max_age,
                     group=group,
+                    retry=retry,
                 )
             )
             return handler

@@ -224,7 +224,11 @@ async def run_worker(app: Tracebaton, *, host: str, port: int, announce: Announc
     if exposition is not None:
         _ = runtime.authenticator  # a bad key file is a configuration error and no failed scrape
     health = create_health_app(
-        worker.ready, exposition=exposition, authenticator=lambda: runtime.authenticator
+        worker.ready,
+        alive=worker.alive,
+        started=worker.started,
+        exposition=exposition,
+        authenticator=lambda: runtime.authenticator,
     )
     async with serving(health, host=host, port=port) as (url, _):
         try:

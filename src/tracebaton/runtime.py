@@ -101,6 +101,8 @@ class Runtime:
             )
         )
         self.queue = Queue(self.sqs, url=settings.queue_url, name=settings.queue_name)
+        #: What a worker receives from, by weight; tasks are sent to the first one.
+        self.queues = self._queues()
         self.quarantine = (
             Queue(self.sqs, url=settings.quarantine_url) if settings.quarantine_url else None
         )
@@ -117,6 +119,16 @@ class Runtime:
             source=f"/{self.service_name}",
             keys=self.keys,
         )
+
+    def _queues(self) -> dict[Queue, int]:
+        urls, names = self.settings.queue_urls, self.settings.queue_names
+        queues = (
+            [Queue(self.sqs, url=one.queue) for one in urls[1:]]
+            if urls
+            else [Queue(self.sqs, name=one.queue) for one in names[1:]]
+        )
+        weights = [one.weight for one in urls or names]
+        return dict(zip([self.queue, *queues], weights, strict=True))
 
     @cached_property
     def authenticator(self) -> Authenticator:
@@ -277,7 +289,7 @@ class WorkerService:
         self._ready = False
         self._worker = Worker(
             runtime.sqs,
-            runtime.queue,
+            runtime.queues,
             registry=runtime.registry,
             store=runtime.store,
             tracer=runtime.telemetry.tracer,
@@ -293,6 +305,7 @@ class WorkerService:
             keys=runtime.keys,
             store_type=store_type,
             concurrency=settings.concurrency,
+            prefetch=settings.prefetch,
             visibility_seconds=settings.visibility_seconds,
             drain_seconds=settings.drain_seconds,
             wait_seconds=wait_seconds,
@@ -301,24 +314,30 @@ class WorkerService:
 
     async def prepare(self) -> None:
         """
-        Wait for the queue and check its redrive policy.
+        Wait for each queue and check its redrive policy.
 
         Raises:
             ConfigurationError: ``maxReceiveCount`` is not ``TRACEBATON_MAX_ATTEMPTS``.
         """
+        for queue in self.runtime.queues:
+            attributes = await self._attributes(queue)
+            if attributes is None:
+                return
+            check_redrive(queue.name, attributes, self.runtime.settings.max_attempts)
+        self._ready = True
+
+    async def _attributes(self, queue: Queue) -> Mapping[str, str] | None:
+        """Return what SQS knows of *queue*, None if the stop comes first."""
         pause = 0.5
         while not self._stopped.is_set():
             try:
-                attributes = await self.runtime.queue.attributes()
+                return await queue.attributes()
             except TracebatonError as exc:
-                fields = {"queue": self.runtime.queue.name, "reason": str(exc.__cause__ or exc)}
+                fields = {"queue": queue.name, "reason": str(exc.__cause__ or exc)}
                 _log.warning("queue.unavailable", extra={"fields": fields})
                 await _first(self._stopped.wait(), asyncio.sleep(pause))
                 pause = min(30.0, pause * 2)
-            else:
-                check_redrive(attributes, self.runtime.settings.max_attempts)
-                self._ready = True
-                return
+        return None
 
     @property
     def stopped(self) -> bool:
@@ -351,6 +370,14 @@ class WorkerService:
         """Tell what works, for ``/readyz``."""
         return self._worker.health() if self._ready else {"queue": False}
 
+    async def alive(self) -> Mapping[str, bool]:
+        """Tell whether a new process would do no better, for ``/livez``."""
+        return self._worker.alive()
+
+    async def started(self) -> Mapping[str, bool]:
+        """Tell whether the queue was found and is as it has to be, for ``/startupz``."""
+        return {"queue": self._ready}
+
 
 async def _first(*work: Any) -> None:
     tasks = [asyncio.ensure_future(one) for one in work]
@@ -359,7 +386,7 @@ async def _first(*work: Any) -> None:
         task.cancel()
 
 
-def check_redrive(attributes: Mapping[str, str], max_attempts: int) -> None:
+def check_redrive(queue_name: str, attributes: Mapping[str, str], max_attempts: int) -> None:
     """
     Refuse a queue whose redrive policy does not fit, because both ends count the same attempts.
 
@@ -369,12 +396,13 @@ def check_redrive(attributes: Mapping[str, str], max_attempts: int) -> None:
     policy = attributes.get("RedrivePolicy")
     if policy is None:
         raise ConfigurationError(
-            "TRACEBATON_QUEUE_URL: the queue has no redrive policy, so a message that always fails"
-            f" would come back for ever. Give it a DLQ with maxReceiveCount {max_attempts}"
+            f"TRACEBATON_QUEUE_URL: the queue {queue_name} has no redrive policy, so a message that"
+            f" always fails would come back for ever. Give it a DLQ with maxReceiveCount"
+            f" {max_attempts}"
         )
     count = int(json.loads(policy).get("maxReceiveCount", 0))
     if count != max_attempts:
         raise ConfigurationError(
-            f"TRACEBATON_MAX_ATTEMPTS: is {max_attempts}, but the queue's maxReceiveCount is"
-            f" {count}. Make them equal"
+            f"TRACEBATON_MAX_ATTEMPTS: is {max_attempts}, but the maxReceiveCount of the queue"
+            f" {queue_name} is {count}. Make them equal"
         )

@@ -9,6 +9,7 @@ values stop the start with one line that names every bad variable.
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ __all__ = [
     "ENVIRONMENT",
     "INSTRUMENTATIONS",
     "SAMPLERS",
+    "QueueSetting",
     "Settings",
     "child_environment",
     "prefer_stable_http_conventions",
@@ -99,6 +101,49 @@ def _http_url(value: str) -> str:
 HttpUrl = Annotated[str | None, BeforeValidator(_http_url)]
 
 
+@dataclass(frozen=True, slots=True)
+class QueueSetting:
+    """
+    One of the queues a process works on.
+
+    Attributes:
+        queue: Its URL or its name.
+        weight: Its share of the handlers where several queues have messages.
+    """
+
+    queue: str
+    weight: int = 1
+
+
+def _queue_list(value: object) -> object:
+    """Read ``QUEUE``, or several separated by commas, each with ``*WEIGHT`` where it is not 1."""
+    if not isinstance(value, str):
+        return value
+    queues = []
+    for part in filter(None, map(str.strip, value.split(","))):
+        queue, star, weight = part.rpartition("*")
+        if star and not re.fullmatch("[1-9][0-9]{0,3}", weight.strip()):
+            raise ValueError("has a weight that is not a number from 1 to 9999")
+        queues.append(QueueSetting(queue.strip(), int(weight)) if star else QueueSetting(part))
+    if not queues or len({one.queue for one in queues}) < len(queues):
+        raise ValueError("names no queue, or one twice")
+    return tuple(queues)
+
+
+def _queue_urls(value: object) -> object:
+    queues = _queue_list(value)
+    if (
+        isinstance(queues, tuple)
+        and len({urlsplit(_http_url(one.queue)).netloc for one in queues}) > 1
+    ):
+        raise ValueError("names queues of different endpoints")
+    return queues
+
+
+QueueNames = Annotated[tuple[QueueSetting, ...], BeforeValidator(_queue_list)]
+QueueUrls = Annotated[tuple[QueueSetting, ...], BeforeValidator(_queue_urls)]
+
+
 class Settings(BaseModel):
     """
     Everything that can be configured, frozen.
@@ -146,8 +191,8 @@ class Settings(BaseModel):
     aws_endpoint_url_dynamodb: HttpUrl = Field(None, alias="AWS_ENDPOINT_URL_DYNAMODB")
 
     # Queue
-    queue_url: HttpUrl = Field(None, alias="TRACEBATON_QUEUE_URL")
-    queue_name: str | None = Field(None, alias="TRACEBATON_QUEUE_NAME")
+    queue_urls: QueueUrls = Field((), alias="TRACEBATON_QUEUE_URL")
+    queue_names: QueueNames = Field((), alias="TRACEBATON_QUEUE_NAME")
     dlq_url: HttpUrl = Field(None, alias="TRACEBATON_DLQ_URL")
     quarantine_url: HttpUrl = Field(None, alias="TRACEBATON_QUARANTINE_URL")
     fast_sqs: bool = Field(True, alias="TRACEBATON_FAST_SQS")
@@ -155,6 +200,7 @@ class Settings(BaseModel):
 
     # Worker
     concurrency: int = Field(10, alias="TRACEBATON_CONCURRENCY", ge=1, le=10_000)
+    prefetch: int = Field(0, alias="TRACEBATON_PREFETCH", ge=0, le=10_000)
     visibility_seconds: int = Field(60, alias="TRACEBATON_VISIBILITY_SECONDS", ge=5, le=43_200)
     max_attempts: int = Field(5, alias="TRACEBATON_MAX_ATTEMPTS", ge=1, le=1000)
     drain_seconds: float = Field(20.0, alias="TRACEBATON_DRAIN_SECONDS", ge=0, le=43_200)
@@ -294,6 +340,16 @@ class Settings(BaseModel):
             return self.sentry_traces_sample_rate
         rate = self._otel_rate()
         return 1.0 if rate is None else rate
+
+    @property
+    def queue_url(self) -> str | None:
+        """Return the URL of the queue that tasks are sent to."""
+        return self.queue_urls[0].queue if self.queue_urls else None
+
+    @property
+    def queue_name(self) -> str | None:
+        """Return the name of the queue that tasks are sent to, where that was given."""
+        return self.queue_names[0].queue if self.queue_names else None
 
     @property
     def message_keys(self) -> tuple[str, ...]:

@@ -154,7 +154,8 @@ class Bench:
             "reporter": self.reports,
             "wait_seconds": 1,
         }
-        return Worker(self.sqs, self.queue, **defaults | options)
+        queue = options.pop("queue", None) or self.queue
+        return Worker(self.sqs, queue, **defaults | options)
 
     async def ended(self, task_id: str) -> Task:
         """Wait until the task has ended and return it."""

@@ -150,7 +150,7 @@ async def test_a_redelivery_to_the_worker_that_runs_it_is_adopted(
     with caplog.at_level(logging.INFO):
         async with working(worker):
             await asyncio.wait_for(gate.started.wait(), 10)
-            (lease,) = worker._running.values()
+            (lease,) = worker._consumers[0].running.values()
             url = bench.local.queue_url("tasks")
             await bench.sqs.change_visibility(url, [(lease.message.receipt_handle, 0)])
             await spoken(caplog, "message.redelivered")

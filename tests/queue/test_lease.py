@@ -4,15 +4,24 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
+from botocore.exceptions import (
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
 
 from tracebaton.errors import TracebatonError
 from tracebaton.local import LocalSqs, ManualClock
-from tracebaton.queue.lease import Lease, Leases, State
+from tracebaton.queue.heartbeat import Leases
+from tracebaton.queue.lease import Lease, State, current_lease
 from tracebaton.queue.sqs import Received, Sqs, SqsAccess
 
+from .conftest import until
 from .scripted_sqs import ScriptedSqs, failed
 
 HOUR = 3600.0
@@ -23,9 +32,11 @@ def message(number: int = 0) -> Received:
     return Received(message_id=f"m{number}", receipt_handle=f"h{number}", body="")
 
 
-async def beat(leases: Leases) -> bool:
+async def beat(leases: Leases) -> None:
     """Run one round of the heartbeat, which otherwise runs by the wall clock."""
-    return await leases._beat()
+    calls = leases.beat()
+    if calls:
+        await asyncio.wait(calls)
 
 
 @dataclass
@@ -78,8 +89,11 @@ class Bench:
         while len(leases) < messages:
             for received in await self.receive():
                 leases.append(lease := self.leases.add(received, received_at=asked))
-                lease.when_over(self.ends.append)
+                lease.when_over(partial(self._over, lease))
         return leases
+
+    def _over(self, lease: Lease) -> None:
+        self.ends.append(lease.state)
 
 
 @pytest.fixture
@@ -106,7 +120,7 @@ async def test_the_heartbeat_keeps_a_message_invisible(bench: Bench) -> None:
     stolen: list[Received] = []
     for _ in range(30):
         bench.local.advance(20)
-        assert await beat(bench.leases) is False
+        await beat(bench.leases)
         stolen += await bench.receive()
 
     assert (lease.held, lease.deadline) == (True, 600 + 60)
@@ -156,7 +170,7 @@ async def test_a_lease_that_sqs_refuses_is_lost(bench: Bench) -> None:
 async def test_the_handler_is_stopped_before_the_twelve_hours_end(bench: Bench) -> None:
     """60 s before; SQS refuses to extend any message past them."""
     (lease,) = await bench.lease()
-    lease.deadline = 12 * HOUR  # as if it had been extended until here
+    lease.deadline = lease.due = 12 * HOUR  # as if it had been extended until here
     bench.local.advance(12 * HOUR - 61)
     await beat(bench.leases)
     before = lease.state
@@ -215,7 +229,7 @@ def test_a_lease_ends_once() -> None:
     """Whatever comes second is not told, and an end that nobody watches is none the worse."""
     ends: list[State] = []
     lease = Lease(message(), received_at=0, visibility=60)
-    lease.when_over(ends.append)
+    lease.when_over(lambda: ends.append(lease.state))
     lease.over("lost")
     lease.over("expired")
     unwatched = Lease(message(), received_at=0, visibility=60)
@@ -242,13 +256,17 @@ async def test_an_extension_that_failed_is_tried_again_soon(answer: Any) -> None
         leases = scripted_leases(sqs, client, clock)
         lease = leases.add(message(), received_at=0)
         clock.advance(20)
-        again = await beat(leases)
+        await beat(leases)
         held = lease.state
-        clock.advance(38)
+        await beat(leases)
+        early = len(sqs.requests)
+        clock.advance(1)
+        await beat(leases)
+        clock.advance(37)
         await beat(leases)
         await client.close()
 
-    assert (again, held, lease.state, len(sqs.requests)) == (True, "held", "lost", 1)
+    assert (held, lease.state, early, len(sqs.requests)) == ("held", "lost", 1, 2)
 
 
 async def test_an_entry_that_is_lost_does_not_take_the_others_along() -> None:
@@ -259,10 +277,9 @@ async def test_an_entry_that_is_lost_does_not_take_the_others_along() -> None:
         leases = scripted_leases(sqs, client, clock)
         held = [leases.add(message(number), received_at=0) for number in range(3)]
         clock.advance(20)
-        again = await beat(leases)
+        await beat(leases)
         await client.close()
 
-    assert again is False
     assert [lease.state for lease in held] == ["held", "lost", "held"]
 
 
@@ -306,21 +323,185 @@ def test_only_a_lease_that_holds_adopts(bench: Bench) -> None:
     assert bench.leases.adopt(message(), received_at=58) is False
 
 
+def test_a_handler_outside_of_a_message_has_no_lease() -> None:
+    """As in the API."""
+
+    assert current_lease() is None
+
+
+class Broken(Exception):
+    """Nothing that boto3 is known to raise."""
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        ClientError({"Error": {"Code": "ThrottlingException", "Message": "slow"}}, "Change"),
+        EndpointConnectionError(endpoint_url="http://x"),
+        ReadTimeoutError(endpoint_url="http://x"),
+        NoCredentialsError(),
+        Broken("no idea"),
+        asyncio.CancelledError(),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+async def test_the_heartbeat_survives_whatever_a_call_raises(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    """Beat k fails, beat k+1 extends."""
+    calls: list[int] = []
+    whole = bench.sqs.change_visibility
+
+    async def change(*arguments: Any) -> Any:
+        calls.append(len(calls))
+        if len(calls) == 1:
+            raise failure
+        return await whole(*arguments)
+
+    (lease,) = await bench.lease()
+    monkeypatch.setattr(bench.sqs, "change_visibility", change)
+    heartbeat = asyncio.create_task(bench.leases.run())
+    bench.local.advance(20)
+    await until(_count(calls), lambda count: count == 1)
+    bench.local.advance(1)
+    await until(_deadline(lease), lambda deadline: deadline > 60)
+    heartbeat.cancel()
+    await asyncio.wait([heartbeat])
+
+    assert (lease.state, lease.deadline) == ("held", 81)
+
+
+def _count(values: list[int]) -> Any:
+    async def ask() -> int:
+        return len(values)
+
+    return ask
+
+
+def _deadline(lease: Lease) -> Any:
+    async def ask() -> float:
+        return lease.deadline
+
+    return ask
+
+
+async def test_a_call_that_hangs_holds_up_no_other() -> None:
+    """Ten leases wait for an answer that never comes; the eleventh is extended all the same."""
+    clock, go = ManualClock(), threading.Event()
+
+    def answer(action: str, request: dict[str, Any]) -> Any:
+        if len(request["Entries"]) == 10:
+            go.wait(10)
+        return {"Successful": [], "Failed": []}
+
+    with ScriptedSqs(answer) as sqs:
+        client = sqs.client()
+        leases = scripted_leases(sqs, client, clock)
+        hung = [leases.add(message(number), received_at=0) for number in range(10)]
+        clock.advance(20)
+        leases.beat()
+        late = leases.add(message(10), received_at=10)
+        clock.advance(10)
+        await asyncio.wait(leases.beat())
+        during = (late.deadline, {lease.deadline for lease in hung})
+        on_time = leases.on_time
+        clock.advance(28)
+        leases.beat()
+        health = (leases.on_time, {lease.state for lease in hung}, late.state)
+        go.set()
+        await client.close()
+
+    assert (during, on_time) == ((90, {60}), True)
+    assert health == (True, {"lost"}, "held")
+
+
+async def test_a_late_heartbeat_is_known(bench: Bench) -> None:
+    """Later than half the timeout is not on time; by how much is known before."""
+    await bench.lease()
+    on_time = []
+    for seconds in (20, 29, 2):
+        bench.local.advance(seconds)
+        on_time.append((bench.leases.late, bench.leases.on_time))
+
+    assert on_time == [(0, True), (29, True), (31, False)]
+
+
+async def test_a_hundred_messages_need_ten_calls_an_interval() -> None:
+    """Although they came one by one: a call is filled up with what is due next."""
+    clock = ManualClock()
+    with ScriptedSqs(lambda *_: {"Successful": [], "Failed": []}) as sqs:
+        client = sqs.client()
+        leases = scripted_leases(sqs, client, clock)
+        for number in range(100):
+            leases.add(message(number), received_at=number / 5)
+        clock.advance(20)
+        counts = []
+        for _ in range(4):
+            before = len(sqs.requests)
+            for _ in range(20):
+                await beat(leases)
+                clock.advance(1)
+            counts.append(len(sqs.requests) - before)
+        held = {lease.state for lease in leases._held.values()}
+        await client.close()
+
+    assert max(counts) <= 10
+    assert held == {"held"}
+
+
+async def test_what_comes_after_a_beat_waits_for_it() -> None:
+    """A back-off must not be overwritten by an extension that was sent before it."""
+    clock, go, asked = ManualClock(), threading.Event(), threading.Event()
+
+    def answer(action: str, request: dict[str, Any]) -> Any:
+        asked.set()
+        go.wait(10)
+        return {"Successful": [], "Failed": []}
+
+    with ScriptedSqs(answer) as sqs:
+        client = sqs.client()
+        leases = scripted_leases(sqs, client, clock)
+        lease = leases.add(message(), received_at=0)
+        clock.advance(20)
+        leases.beat()
+        assert await asyncio.to_thread(asked.wait, 5)
+        settled = leases.settle(lease)
+        waiting = asyncio.create_task(leases.quiet(lease))
+        await asyncio.wait({waiting}, timeout=0.05)
+        early = waiting.done()
+        go.set()
+        quiet = await waiting
+        await client.close()
+
+    assert (settled, early, quiet) == (True, False, True)
+
+
+async def test_a_beat_that_never_ends_does_not_keep_the_message(bench: Bench) -> None:
+    """Once the lease ran out it is another worker's, and left alone."""
+    (lease,) = await bench.lease()
+    lease.beat = asyncio.create_task(asyncio.Event().wait())  # type: ignore[arg-type]
+    bench.local.advance(60)
+    quiet = await bench.leases.quiet(lease)
+    lease.beat.cancel()
+
+    assert quiet is False
+
+
 async def test_the_heartbeat_runs_by_itself() -> None:
-    """As a task, from one extension to the next, past calls that fail; until it is cancelled."""
+    """As a task, from one extension to the next, until it is cancelled."""
     beats = threading.Semaphore(0)
 
     def answer(action: str, request: dict[str, Any]) -> Any:
         beats.release()
-        clock.advance(0.5)
-        return (403, "AccessDenied") if len(sqs.requests) == 1 else {"Successful": [], "Failed": []}
+        clock.advance(20)
+        return {"Successful": [], "Failed": []}
 
     clock = ManualClock()
     with ScriptedSqs(answer) as sqs:
         client = sqs.client()
-        leases = Leases(client, sqs.queue_url, visibility_seconds=5, now=clock.monotonic)
-        lease = leases.add(message(), received_at=-1.7)
-        leases._interval = 0.05  # so that the rounds follow one another at once
+        leases = scripted_leases(sqs, client, clock)
+        lease = leases.add(message(), received_at=-20)
+        leases._tick = 0.01
         heartbeat = asyncio.create_task(leases.run())
         beaten = [await asyncio.to_thread(beats.acquire, timeout=5) for _ in range(3)]
         heartbeat.cancel()

@@ -198,3 +198,63 @@ def _length(values: list[Any]) -> Any:
         return len(values)
 
     return ask
+
+
+async def test_a_hung_receive_is_not_alive_and_is_replaced() -> None:
+    """Nothing is answered for longer than it may take: no probe says that all is well."""
+    go, hung = threading.Event(), threading.Event()
+
+    def answer(action: str, request: dict[str, Any]) -> Any:
+        if action == "ReceiveMessage" and not hung.is_set():
+            hung.set()
+            go.wait(20)
+        return {}
+
+    with ScriptedSqs(answer) as sqs:
+        client, worker = worker_of(sqs, print, patience=0.2)
+        before = worker.alive()
+
+        async def alive() -> bool:
+            return worker.alive()["pollers"]
+
+        async with working(worker):
+            await until(alive, lambda well: not well)
+            await until(alive, bool)
+            go.set()
+        await client.close()
+
+    assert before == {"pollers": True}
+    assert receives(sqs) > 1
+
+
+async def test_a_late_heartbeat_makes_the_worker_not_ready() -> None:
+    """SQS does not answer it: known before the lease is lost."""
+    go, beating = threading.Event(), threading.Event()
+
+    def answer(action: str, request: dict[str, Any]) -> Any:
+        if action == "ReceiveMessage":
+            return {"Messages": [MESSAGE]} if receives(sqs) == 1 else {}
+        if action == "ChangeMessageVisibilityBatch":
+            beating.set()
+            go.wait(20)
+        return {"Successful": [], "Failed": []}
+
+    async def handler(note: Note) -> None:
+        await asyncio.to_thread(go.wait, 20)
+
+    with ScriptedSqs(answer) as sqs:
+        client, worker = worker_of(sqs, handler, visibility_seconds=6)
+
+        async def on_time() -> bool:
+            return worker.health()["heartbeat"]
+
+        async with working(worker):
+            assert await asyncio.to_thread(beating.wait, 10)
+            before = (await on_time(), worker.in_hand)
+            await until(on_time, lambda well: not well)
+            held = worker.in_hand
+            go.set()
+            await until(on_time, bool)
+        await client.close()
+
+    assert (before, held) == ((True, 1), 1)

@@ -125,9 +125,9 @@ async def test_an_entry_that_sqs_failed_is_tried_again(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("answer", "calls"),
     [
-        (lambda *_: failed("0", code="InternalError", sender=False), 5),
+        (lambda *_: failed("0", code="InternalError", sender=False), 8),
         (lambda *_: failed("0", code="ReceiptHandleIsInvalid", sender=True), 1),
-        (lambda *_: (403, "AccessDenied"), 5),
+        (lambda *_: (403, "AccessDenied"), 8),
     ],
     ids=["failing entry", "lost handle", "refused call"],
 )
@@ -212,3 +212,56 @@ async def test_a_flush_waits_for_the_last_delete() -> None:
         await asyncio.wait_for(flushing, 5)
 
     assert (early, await ack) == (False, True)
+
+
+async def test_one_that_fails_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it waits for its next try, the others are deleted."""
+    monkeypatch.setattr(settle, "_PAUSE", 60.0)
+
+    def answer(action: str, request: dict[str, Any]) -> dict[str, Any]:
+        bad = [one["Id"] for one in request["Entries"] if one["ReceiptHandle"] == "bad"]
+        return failed(*bad, code="InternalError", sender=False)
+
+    async with scripted(answer) as (_, make):
+        settler = make(calls=1)
+        bad = asyncio.create_task(settler.ack("bad"))
+        async with asyncio.timeout(5):
+            acks = [await settler.ack(str(number)) for number in range(2)]
+        waiting = not bad.done()
+        for task in [one for one in asyncio.all_tasks() if one.get_name() == "tracebaton-settle"]:
+            task.cancel()
+        await asyncio.wait([bad], timeout=5)
+
+    assert (acks, waiting, bad.cancelled()) == ([True, True], True, True)
+
+
+async def test_a_lease_that_ran_out_settles_nothing() -> None:
+    """Neither at first nor at a later try: the message is another worker's."""
+    moments = iter([0.0, 2.0])
+
+    def answer(action: str, request: dict[str, Any]) -> dict[str, Any]:
+        return failed("0", code="InternalError", sender=False)
+
+    async with scripted(answer) as (sqs, make):
+        late = await make(now=lambda: 1.0).ack("late", until=1.0)
+        settler = make(now=lambda: next(moments))
+        nacked = await settler.nack("later", 5, until=1.0)
+
+    assert (late, nacked) == (False, False)
+    assert [action for action, _ in sqs.requests] == ["ChangeMessageVisibilityBatch"]
+
+
+async def test_changes_of_visibility_share_a_call() -> None:
+    """Each with its own seconds, and apart from the deletes."""
+    async with scripted(done) as (sqs, make):
+        settler = make()
+        outcomes = await asyncio.gather(
+            settler.nack("a", 5), settler.nack("b", 0), settler.ack("c"), settler.nack("d", 43_000)
+        )
+
+    changes = [request for action, request in sqs.requests if action.startswith("Change")]
+    assert outcomes == [True] * 4
+    assert [
+        [(entry["ReceiptHandle"], entry["VisibilityTimeout"]) for entry in request["Entries"]]
+        for request in changes
+    ] == [[("a", 5), ("b", 0), ("d", 43_000)]]

@@ -322,7 +322,9 @@ async def test_an_idle_worker_stops_within_three_seconds(bench: Bench) -> None:
     worker = bench.worker(wait_seconds=20)
     running = asyncio.create_task(worker.run())
     await until(stats(bench), lambda queue: queue["in_flight"] == 0)
-    await until(health(worker), lambda _: bool(worker._receivers))
+    await until(
+        health(worker), lambda ready: ready["queue"] or worker._consumers[0]._pollers is not None
+    )
 
     begun = time.monotonic()
     worker.stop()

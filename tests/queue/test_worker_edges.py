@@ -15,6 +15,7 @@ from tracebaton.context import RequestStore, current, entered
 from tracebaton.errors import StoreUnavailable
 from tracebaton.problems import NO_REPORTER, Outcome
 from tracebaton.propagation import Propagator
+from tracebaton.queue import settle
 from tracebaton.queue.event import TaskEvent, encode
 from tracebaton.queue.sqs import Queue
 from tracebaton.queue.worker import Worker
@@ -330,9 +331,14 @@ async def test_our_own_mistake_gives_the_message_back(
     ],
 )
 async def test_a_settle_that_sqs_refuses_is_said(
-    caplog: pytest.LogCaptureFixture, fails: str, body: str, event: str
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: str,
+    body: str,
+    event: str,
 ) -> None:
     """Nothing else can be done: the message comes again when its lease runs out."""
+    monkeypatch.setattr(settle, "_PAUSE", 0.001)
 
     def answer(action: str, request: dict[str, Any]) -> Any:
         if action == "ReceiveMessage":

@@ -28,6 +28,7 @@ from tracebaton.semconv import (
     TASK_ID,
     TASK_TYPE,
 )
+from tracebaton.tasks import Backoff
 from tracebaton.w3c import format_traceparent
 
 __all__ = ["Attempt", "Verdict", "milliseconds", "process_attributes"]
@@ -54,6 +55,7 @@ class Attempt:
     lease: Lease
     span: Span
     measurement: Measurement
+    backoff: Backoff
 
     @property
     def number(self) -> int:
@@ -64,6 +66,16 @@ class Attempt:
     def receives(self) -> int:
         """Return SQS's count by now: a redelivery to this very worker adds to it."""
         return self.lease.message.receive_count
+
+    @property
+    def delay(self) -> int:
+        """Return the seconds to wait before the next attempt."""
+        return self.capped(self.backoff.delay(self.receives))
+
+    def capped(self, delay: float) -> int:
+        """Return *delay* in whole seconds, at most what is left of SQS's 12 hours."""
+        left = int(self.lease.left(time.monotonic())) - 1
+        return max(0, min(round(delay), left))
 
     @property
     def owner(self) -> str:

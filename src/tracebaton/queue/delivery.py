@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from typing import Any
 
+from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 from pydantic import BaseModel, ValidationError
@@ -37,7 +38,6 @@ from tracebaton.queue.lease import Lease
 from tracebaton.queue.outcomes import Outcomes
 from tracebaton.queue.quarantine import Quarantine
 from tracebaton.queue.retry import RetryPolicy
-from tracebaton.queue.threads import HandlerThreads
 from tracebaton.queue.unfit import Unfit
 from tracebaton.semconv import (
     EVENT_TASK_DUPLICATE,
@@ -45,7 +45,7 @@ from tracebaton.semconv import (
     EVENT_WORKER_FAILURE,
     TASK_STATUS,
 )
-from tracebaton.tasks import ENDED, Registry, Task, TaskStatus, TaskStore, TaskType
+from tracebaton.tasks import ENDED, Backoff, Registry, Task, TaskStatus, TaskStore, TaskType
 from tracebaton.w3c import parse_traceparent
 
 __all__ = ["Delivery"]
@@ -67,7 +67,7 @@ class Delivery:
         propagator: Propagator,
         reporter: Reporter,
         policy: RetryPolicy,
-        threads: HandlerThreads,
+        calls: HandlerCalls,
         store_type: type[RequestStore] = RequestStore,
         quarantine: Quarantine | None = None,
         metrics: MessagingMetrics | None = None,
@@ -82,7 +82,7 @@ class Delivery:
         self._propagator = propagator
         self._reporter = reporter
         self._policy = policy
-        self.calls = HandlerCalls(threads, store)
+        self._calls = calls
         self._store_type = store_type
         own = {field.name for field in fields(RequestStore)}
         self._custom = [field.name for field in fields(store_type) if field.name not in own]
@@ -105,15 +105,17 @@ class Delivery:
         incoming = self._reader.read(lease.message)
         extracted, links = self._extracted(incoming)
         origin = extracted.parent if not links else links[0].context
+        request = self._request(incoming, extracted)
         with (
             self._reporter.isolated(),
-            context.entered(self._request(incoming, extracted), extracted.context),
+            context.entered(request, lease.entered(extracted.context)),
             self._span(incoming, lease, links) as span,
             self._metrics.processing(self._queue_name) as measurement,
         ):
             ids = span.get_span_context()
             context.bind_trace(trace.format_trace_id(ids.trace_id) if ids.is_valid else None)
-            attempt = Attempt(incoming, lease, span, measurement)
+            lease.context = otel.get_current()
+            attempt = Attempt(incoming, lease, span, measurement, self._backoff(incoming))
             try:
                 checked = await self._checked(attempt)
             except MessageError as exc:
@@ -149,6 +151,13 @@ class Delivery:
             return store
         custom: dict[str, Any] = {name: said[name] for name in self._custom if name in said}
         return replace(store, user_id=said.get("user_id") or event.user_id, **custom)
+
+    def _backoff(self, incoming: Incoming) -> Backoff:
+        """Return the back-off of the message's task type, the worker's where it has none."""
+        event = incoming.event
+        if event is None or event.type not in self._registry:
+            return self._policy
+        return self._registry[event.type].retry or self._policy
 
     def _span(
         self, incoming: Incoming, lease: Lease, links: Sequence[Link]
@@ -212,12 +221,16 @@ class Delivery:
             _log.info(EVENT_TASK_STARTED, extra={"fields": {"task_type": kind.name}})
             started = time.perf_counter()
             result = to_jsonable_python(
-                await self.calls.call(kind, data, task_id=attempt.event.id, attempt=attempt.number)
+                await self._calls.call(kind, data, task_id=attempt.event.id, attempt=attempt.number)
             )
+            if attempt.lease.state != "held":  # it was cancelled, and would not be
+                return Verdict("leave")
             return await self._outcomes.succeeded(attempt, result, time.perf_counter() - started)
         except TaskCancelled:
             return self._outcomes.cancelled(attempt)
         except Exception as exc:  # the worker's edge: whatever a handler raises becomes an outcome
+            if attempt.lease.state != "held":
+                return Verdict("leave")
             return await self._outcomes.failed(attempt, exc)
 
     async def _start(self, attempt: Attempt) -> Verdict | None:
@@ -236,7 +249,7 @@ class Delivery:
         if task is None:
             fields = {"remedy": "API and worker need the same TRACEBATON_STORE"}
             _log.error("task.unknown", extra={"fields": fields})
-            return Verdict("retry", self._policy.delay(attempt.receives))
+            return Verdict("retry", attempt.delay)
         if task.status in ENDED or task.owner != attempt.owner:
             return self._duplicate(attempt, task)
         lease.task_id = task.id
@@ -256,7 +269,7 @@ class Delivery:
         attempt.span.set_attribute(TASK_STATUS, task.status.value)
         _log.info(EVENT_TASK_DUPLICATE, extra={"fields": {"status": task.status.value}})
         if task.status is TaskStatus.DEAD:
-            return Verdict("retry", self._policy.delay(attempt.receives))
+            return Verdict("retry", attempt.delay)
         if task.status is not TaskStatus.RUNNING or self._policy.is_last(attempt.receives):
             return Verdict("delete")
         left = (task.lease_until or 0.0) - self._now()

@@ -87,7 +87,7 @@ class Outcomes:
         error = self.problem(attempt, outcome)
         if not await self.written(self._finish(attempt, status, error=error)):
             # The state is not written, so the message must not go either.
-            return Verdict("retry", self.policy.delay(attempt.receives))
+            return Verdict("retry", attempt.delay)
         await self._say(attempt, exc, outcome, status)
         # A dead message goes to the DLQ at its next receive, which visibility 0 brings forward.
         return Verdict("retry", 0) if status is TaskStatus.DEAD else Verdict("delete")
@@ -186,7 +186,7 @@ class Outcomes:
 
     async def _retry(self, attempt: Attempt, exc: Exception, outcome: Outcome) -> Verdict:
         asked = exc.delay if isinstance(exc, RetryLater) else None
-        delay = self.policy.delay(attempt.receives) if asked is None else max(0, round(asked))
+        delay = attempt.delay if asked is None else attempt.capped(asked)
         if not isinstance(exc, RetryLater):
             problems.record(exc, outcome, attempt.span)
         attempt.measurement.error_type = outcome.error_type

@@ -7,55 +7,52 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
 
 from tracebaton.errors import TracebatonError
 from tracebaton.metrics import MessagingMetrics
+from tracebaton.queue.room import Share
 from tracebaton.queue.sqs import BATCH, Queue, Received, Sqs
+from tracebaton.queue.stop import Stop
 
-__all__ = ["Receiver", "Room"]
+__all__ = ["Polls", "Receiver"]
 
 #: SQS's longest wait for a message, in seconds.
-WAIT_SECONDS = 20
+WAIT_SECONDS: Final = 20
 #: Seconds a parked poll is awaited at stop before its connection is left behind.
-PARKED_SECONDS = 2.0
+PARKED_SECONDS: Final = 2.0
 #: Bounds of the back-off after a failed receive, in seconds.
 _BACKOFF_BASE, _BACKOFF_CAP = 0.5, 30.0
 
 _log = logging.getLogger("tracebaton.worker")
 
-Value = TypeVar("Value")
 Deliver = Callable[[Received, float], None]
 _Outcome = tuple[list[Received] | TracebatonError, float]
 
 
-class Room:
-    """How many more messages the worker can hold."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polls:
+    """
+    How a queue is polled.
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._free = size
-        self._changed = asyncio.Event()
+    Attributes:
+        deliver: Takes a message and the monotonic moment of its arrival; must not raise.
+        most: Messages to ask for at once; one for a FIFO queue.
+        work: Set while receives bring what they ask for.
+    """
 
-    @property
-    def in_use(self) -> int:
-        """Return how many places are taken or promised to a poll."""
-        return self.size - self._free
-
-    async def take(self, most: int) -> int:
-        """Wait until there is room and take up to *most* places."""
-        while self._free == 0:
-            self._changed.clear()
-            await self._changed.wait()
-        taken = min(most, self._free)
-        self._free -= taken
-        return taken
-
-    def give_back(self, places: int) -> None:
-        """Return *places*."""
-        self._free += places
-        self._changed.set()
+    sqs: Sqs
+    queue: Queue
+    share: Share
+    stop: Stop
+    deliver: Deliver
+    visibility_seconds: int
+    most: int = BATCH
+    wait_seconds: int = WAIT_SECONDS
+    work: asyncio.Event = field(default_factory=asyncio.Event)
+    metrics: MessagingMetrics = field(default_factory=MessagingMetrics)
 
 
 class Receiver:
@@ -66,85 +63,81 @@ class Receiver:
     makes the worker not ready until one succeeds; it never gives up and never spins.
     """
 
-    def __init__(
-        self,
-        sqs: Sqs,
-        queue: Queue,
-        *,
-        room: Room,
-        visibility_seconds: int,
-        deliver: Deliver,
-        stopping: asyncio.Event,
-        most: int = BATCH,
-        wait_seconds: int = WAIT_SECONDS,
-        metrics: MessagingMetrics | None = None,
-    ) -> None:
-        """
-        Set what to poll.
-
-        Args:
-            most: Messages to ask for at once; one for a FIFO queue.
-        """
-        self._sqs = sqs
-        self._queue = queue
-        self._room = room
-        self._visibility = visibility_seconds
-        self._deliver = deliver
-        self._stopping = stopping
-        self._most = most
-        self._wait = wait_seconds
-        self._metrics = metrics or MessagingMetrics()
+    def __init__(self, polls: Polls) -> None:
+        self._polls = polls
         self._failures = 0
+        #: Whether the last receive brought half of what was asked for, or more.
+        self.busy = False
         #: Monotonic moment of the last receive that SQS answered, None before the first.
         self.answered_at: float | None = None
+        #: Monotonic moment since which a receive is awaited, None while there is none on its way.
+        self.quiet_since: float | None = None
 
     @property
     def healthy(self) -> bool:
         """Tell whether the last receive was answered."""
         return self._failures == 0
 
-    async def run(self) -> None:
-        """Poll until the worker stops."""
-        while not self._stopping.is_set():
-            places = await self._until_stop(self._room.take(self._most))
-            if places is None:
-                return
-            if self._stopping.is_set():
-                self._room.give_back(places)
-                return
-            received = 0
-            try:
-                received = await self._receive(places)
-            finally:
-                self._room.give_back(places - received)
+    async def run(self, *, while_busy: bool = False) -> None:
+        """
+        Poll until the worker stops.
 
-    async def _receive(self, places: int) -> int:
-        poll, started = _Poll(self._sqs, self._stopping), time.perf_counter()
+        Args:
+            while_busy: Only until a receive brings little.
+        """
+        while not await self._poll():
+            if while_busy and self.healthy and not self.busy:
+                return
+
+    async def _poll(self) -> bool:
+        """Receive once, when there is room; True if the worker stops."""
+        share = self._polls.share
+        # Beside other queues an idle one holds no more than the place that is kept for it.
+        granted = share.ask(self._polls.most if self.busy or share.alone else 1)
         try:
-            outcome, arrived = await poll.run(
-                await self._queue.url(),
-                most=places,
-                wait_seconds=self._wait,
-                visibility_seconds=self._visibility,
-            )
-        except TracebatonError as exc:  # the queue's URL could not be looked up
-            outcome, arrived = exc, time.monotonic()
+            stopping = await self._polls.stop.or_done(granted)
+        except asyncio.CancelledError:
+            share.withdraw(granted)
+            raise
+        if stopping:
+            share.withdraw(granted)
+            return True
+        left = places = granted.result()
+        try:
+            outcome = await self._receive(places)
+            for message in outcome:
+                left -= 1
+                self._polls.deliver(*message)
+        finally:
+            share.give_back(left)
+        return self._polls.stop.asked
+
+    async def _receive(self, places: int) -> list[tuple[Received, float]]:
+        poll, started = _Poll(self._polls), time.perf_counter()
+        self.quiet_since = self.quiet_since or time.monotonic()
+        outcome, arrived = await poll.run(most=places, wait_seconds=self._wait(places))
+        self.quiet_since = None
         self._measure(outcome, time.perf_counter() - started)
         if isinstance(outcome, TracebatonError):
             await self._back_off(outcome)
-            return 0
+            return []
         if self._failures:
             _log.info("receive.recovered", extra={"fields": {"failures": self._failures}})
         self._failures = 0
         self.answered_at = arrived
-        for message in outcome:
-            self._deliver(message, arrived)
-        return len(outcome)
+        self.busy = 2 * len(outcome) >= places
+        (self._polls.work.set if self.busy else self._polls.work.clear)()
+        return [(message, arrived) for message in outcome]
+
+    def _wait(self, places: int) -> int:
+        """Return how long to wait for a message: not long with places that others could use."""
+        longest = self._polls.wait_seconds
+        return longest if places == 1 or self._polls.share.alone else min(1, longest)
 
     def _measure(self, outcome: list[Received] | TracebatonError, seconds: float) -> None:
         failed = isinstance(outcome, TracebatonError)
-        self._metrics.received(
-            self._queue.name,
+        self._polls.metrics.received(
+            self._polls.queue.name,
             seconds,
             messages=0 if isinstance(outcome, TracebatonError) else len(outcome),
             error_type=type(outcome).__qualname__ if failed else None,
@@ -154,44 +147,34 @@ class Receiver:
         ceiling = min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** min(self._failures, 10))
         pause = random.uniform(ceiling / 2, ceiling)
         self._failures += 1
+        self.busy = False
         _log.log(
             logging.WARNING if self._failures == 1 else logging.DEBUG,
             "receive.failed",
             extra={
                 "fields": {
-                    "queue": self._queue.name,
+                    "queue": self._polls.queue.name,
                     "reason": str(error.__cause__ or error),
                     "retry_in_seconds": round(pause, 2),
                 }
             },
         )
-        await self._until_stop(asyncio.sleep(pause))
-
-    async def _until_stop(self, work: Coroutine[Any, Any, Value]) -> Value | None:
-        """Return the outcome of *work*, None if the worker stops first."""
-        task = asyncio.ensure_future(work)
-        stop = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
-            if not task.done():
-                task.cancel()
-        return task.result() if task.done() and not task.cancelled() else None
+        await self._polls.stop.sleep(pause)
 
 
 class _Poll:
     """One receive call on its thread, which can be left behind without losing what it brings."""
 
-    def __init__(self, sqs: Sqs, stopping: asyncio.Event) -> None:
-        self._sqs = sqs
-        self._stopping = stopping
+    def __init__(self, polls: Polls) -> None:
+        self._polls = polls
         self._lock = threading.Lock()
         self._over = False
 
-    async def run(
-        self, queue_url: str, *, most: int, wait_seconds: int, visibility_seconds: int
-    ) -> _Outcome:
+    async def run(self, *, most: int, wait_seconds: int) -> _Outcome:
+        try:
+            queue_url = await self._polls.queue.url()
+        except TracebatonError as exc:  # it could not be looked up
+            return exc, time.monotonic()
         loop = asyncio.get_running_loop()
         arrived: asyncio.Future[_Outcome] = loop.create_future()
 
@@ -201,24 +184,34 @@ class _Poll:
                 if self._over:
                     return False
                 self._over = True
-            loop.call_soon_threadsafe(arrived.set_result, (outcome, moment))
+            loop.call_soon_threadsafe(_hand_over, arrived, (outcome, moment))
             return True
 
-        self._sqs.poll(
+        self._polls.sqs.poll(
             queue_url,
             most=most,
             wait_seconds=wait_seconds,
-            visibility_seconds=visibility_seconds,
+            visibility_seconds=self._polls.visibility_seconds,
             deliver=deliver,
         )
-        stop = asyncio.ensure_future(self._stopping.wait())
-        waiting: set[asyncio.Future[Any]] = {arrived, stop}
+        return await self._outcome(arrived)
+
+    async def _outcome(self, arrived: "asyncio.Future[_Outcome]") -> _Outcome:
         try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if not arrived.done():
+            if await self._polls.stop.or_done(arrived) and not arrived.done():
                 await asyncio.wait({arrived}, timeout=PARKED_SECONDS)
-        finally:
-            stop.cancel()
+        except asyncio.CancelledError:
+            self._leave_behind()
+            raise
+        return ([], time.monotonic()) if self._leave_behind() else await arrived
+
+    def _leave_behind(self) -> bool:
+        """Let the thread give back what it brings; False if it has brought it."""
         with self._lock:
             left_behind, self._over = not self._over, True
-        return ([], time.monotonic()) if left_behind else await arrived
+        return left_behind
+
+
+def _hand_over(arrived: "asyncio.Future[_Outcome]", outcome: _Outcome) -> None:
+    if not arrived.done():
+        arrived.set_result(outcome)

@@ -8,8 +8,12 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 __all__ = ["RetryPolicy"]
+
+#: The contract's default for ``TRACEBATON_MAX_ATTEMPTS``.
+_MAX_ATTEMPTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,13 +24,14 @@ class RetryPolicy:
     Attributes:
         base_seconds: Upper end of the first delay.
         cap_seconds: Upper end of every delay.
-        max_attempts: Equals the queue's ``maxReceiveCount``.
+        max_attempts: Equals the queue's ``maxReceiveCount``, 5 where not given; the same for every
+            task type of the queue.
         uniform: Source of the jitter.
     """
 
     base_seconds: float = 1.0
     cap_seconds: float = 300.0
-    max_attempts: int = 5
+    max_attempts: int | None = None
     uniform: Callable[[float, float], float] = random.uniform
 
     def delay(self, attempt: int) -> int:
@@ -41,4 +46,4 @@ class RetryPolicy:
 
     def is_last(self, attempt: int) -> bool:
         """Tell whether SQS moves the message to the DLQ if *attempt* fails."""
-        return attempt >= self.max_attempts
+        return attempt >= (self.max_attempts or _MAX_ATTEMPTS)

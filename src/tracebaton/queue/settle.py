@@ -1,14 +1,17 @@
 """
-Batched deletes: acks that wait for each other only while a call is under way.
+Settling: deletes and changes of visibility, batched, each with an outcome of its own.
 
-There is no timer. While a delete call runs, the next batch fills up to ten; entries that SQS failed
-for its own reasons are tried again, bounded, and what remains undeleted is reported by the caller.
+There is no timer. While a call runs, the next batch fills up to ten; entries that SQS failed for
+its own reasons are tried again, bounded and only while their leases hold, and what remains is
+reported by the caller.
 """
 
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 from tracebaton.errors import QueueUnavailable
 from tracebaton.metrics import MessagingMetrics
@@ -16,21 +19,27 @@ from tracebaton.queue.sqs import BATCH, Entry, Sqs
 
 __all__ = ["Settler"]
 
-#: Tries of one delete before it is given up; the message then comes again and is recognised.
-_TRIES = 5
-#: Seconds before the first retry; doubled each time.
-_PAUSE = 0.1
+#: Tries of one entry before it is given up; the message then comes again and is recognised.
+_TRIES: Final = 8
+#: Seconds before the first retry, doubled each time, and the longest pause.
+_PAUSE, _LONGEST = 0.1, 5.0
+
+_Change = tuple[str, int]
+_Call = Callable[[Sequence[_Change]], Awaitable[list[Entry]]]
 
 
-@dataclass(slots=True)
-class _Ack:
-    handle: str
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """One entry: *change* is the receipt handle and the seconds, *until* when it may be sent."""
+
+    change: _Change
+    until: float
     done: "asyncio.Future[bool]"
-    tries: int = field(default=0)
+    tries: int = 0
 
 
 class Settler:
-    """Deletes the finished messages of one queue."""
+    """Deletes the finished messages of one queue and makes the others visible again."""
 
     def __init__(
         self,
@@ -39,70 +48,142 @@ class Settler:
         *,
         calls: int = 2,
         metrics: MessagingMetrics | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._metrics = metrics or MessagingMetrics()
-        self._name = queue_url.rsplit("/", 1)[-1]
-        self._sqs = sqs
-        self._queue_url = queue_url
+        """
+        Set which queue.
+
+        Args:
+            calls: Deletes that may be on their way at once, and as many changes of visibility.
+        """
+
+        async def delete(changes: Sequence[_Change]) -> list[Entry]:
+            return await sqs.delete(queue_url, [handle for handle, _ in changes])
+
+        async def show(changes: Sequence[_Change]) -> list[Entry]:
+            return await sqs.change_visibility(queue_url, changes)
+
+        name = queue_url.rsplit("/", 1)[-1]
+        metrics = metrics or MessagingMetrics()
+        self._acks = _Lane("ack", delete, name=name, calls=calls, metrics=metrics, now=now)
+        self._nacks = _Lane("nack", show, name=name, calls=calls, metrics=metrics, now=now)
+
+    async def ack(self, receipt_handle: str, *, until: float = float("inf")) -> bool:
+        """
+        Delete the message; False if SQS did not confirm it.
+
+        Args:
+            until: Monotonic moment from which it may be another worker's, who then deletes it.
+        """
+        return await self._acks.settle((receipt_handle, 0), until)
+
+    async def nack(self, receipt_handle: str, seconds: int, *, until: float = float("inf")) -> bool:
+        """Make the message visible after *seconds*; as `ack()`."""
+        return await self._nacks.settle((receipt_handle, seconds), until)
+
+    async def flush(self) -> None:
+        """Wait until nothing waits to be settled."""
+        await self._acks.flush()
+        await self._nacks.flush()
+
+
+class _Lane:
+    """The calls of one kind."""
+
+    def __init__(
+        self,
+        operation: Literal["ack", "nack"],
+        call: _Call,
+        *,
+        name: str,
+        calls: int,
+        metrics: MessagingMetrics,
+        now: Callable[[], float],
+    ) -> None:
+        self._operation = operation
+        self._call = call
+        self._name = name
         self._calls = calls
-        self._waiting: deque[_Ack] = deque()
+        self._metrics = metrics
+        self._now = now
+        self._waiting: deque[_Waiting] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._busy = 0
 
-    async def ack(self, receipt_handle: str) -> bool:
-        """Delete the message; False if SQS did not confirm it."""
-        ack = _Ack(receipt_handle, asyncio.get_running_loop().create_future())
-        self._waiting.append(ack)
-        self._start()
-        return await ack.done
+    async def settle(self, change: _Change, until: float) -> bool:
+        entry = _Waiting(change, until, asyncio.get_running_loop().create_future())
+        self._put(entry)
+        return await entry.done  # whoever waits may be cancelled: the entry is settled all the same
 
     async def flush(self) -> None:
-        """Wait until nothing waits to be deleted."""
         while self._running:
             await asyncio.wait(set(self._running))
 
-    def _start(self) -> None:
-        if self._busy < self._calls and self._waiting:
+    def _put(self, entry: _Waiting) -> None:
+        self._waiting.append(entry)
+        if self._busy < self._calls:
             self._busy += 1
-            task = asyncio.create_task(self._drain(), name="tracebaton-settle")
-            self._running.add(task)  # the loop itself keeps no reference
-            task.add_done_callback(self._running.discard)
+            self._start(self._drain())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="tracebaton-settle")
+        self._running.add(task)  # the loop itself keeps no reference
+        task.add_done_callback(self._running.discard)
 
     async def _drain(self) -> None:
         try:
-            await self._delete_all()
+            while self._waiting:
+                await self._send([self._waiting.popleft() for _ in range(self._next())])
         finally:
-            # Here and not when the task is done: that is one turn of the loop later, and an ack
+            # Here and not when the task is done: that is one turn of the loop later, and an entry
             # that comes in between would wait for a call that nobody makes.
             self._busy -= 1
 
-    async def _delete_all(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-            again = await self._delete(batch)
-            if again:
-                self._waiting.extendleft(reversed(again))
-                await asyncio.sleep(_PAUSE * 2 ** (again[0].tries - 1))
+    def _next(self) -> int:
+        return min(BATCH, len(self._waiting))
 
-    async def _delete(self, batch: list[_Ack]) -> list[_Ack]:
+    async def _send(self, batch: list[_Waiting]) -> None:
+        live = [entry for entry in batch if not self._too_late(entry)]
+        if not live:
+            return
         started, error_type = time.perf_counter(), None
         try:
-            outcomes = await self._sqs.delete(self._queue_url, [ack.handle for ack in batch])
+            outcomes = await self._call([entry.change for entry in live])
         except QueueUnavailable as exc:
-            outcomes, error_type = ["again"] * len(batch), type(exc).__qualname__
+            outcomes, error_type = ["again"] * len(live), type(exc).__qualname__
         except BaseException:
-            for ack in batch:
-                ack.done.cancel()
+            for entry in live:
+                entry.done.cancel()
             raise
-        seconds = time.perf_counter() - started
-        self._metrics.settled(self._name, seconds, operation="ack", error_type=error_type)
-        return [ack for ack, outcome in zip(batch, outcomes, strict=True) if _again(ack, outcome)]
+        self._measure(time.perf_counter() - started, error_type)
+        for entry, outcome in zip(live, outcomes, strict=True):
+            self._answered(entry, outcome)
 
-
-def _again(ack: _Ack, outcome: Entry) -> bool:
-    ack.tries += 1
-    if outcome == "again" and ack.tries < _TRIES:
+    def _too_late(self, entry: _Waiting) -> bool:
+        if self._now() < entry.until:
+            return False
+        _tell(entry, settled=False)
         return True
-    if not ack.done.done():
-        ack.done.set_result(outcome == "ok")
-    return False
+
+    def _answered(self, entry: _Waiting, outcome: Entry) -> None:
+        entry.tries += 1
+        if outcome == "again" and entry.tries < _TRIES:
+            self._start(self._again(entry))  # beside the others: one that fails holds none up
+        else:
+            _tell(entry, settled=outcome == "ok")
+
+    async def _again(self, entry: _Waiting) -> None:
+        try:
+            await asyncio.sleep(min(_LONGEST, _PAUSE * 2 ** (entry.tries - 1)))
+        except asyncio.CancelledError:
+            entry.done.cancel()
+            raise
+        self._put(entry)
+
+    def _measure(self, seconds: float, error_type: str | None) -> None:
+        self._metrics.settled(self._name, seconds, operation=self._operation, error_type=error_type)
+
+
+def _tell(entry: _Waiting, *, settled: bool) -> None:
+    if not entry.done.done():
+        entry.done.set_result(settled)

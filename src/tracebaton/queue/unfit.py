@@ -76,7 +76,7 @@ class Unfit:
     ) -> Verdict:
         if task is not None and not await self._outcomes.written(self._fail(attempt, outcome)):
             # A second copy in quarantine is better than a task that nobody ever ends.
-            return Verdict("retry", self._outcomes.policy.delay(attempt.receives))
+            return Verdict("retry", attempt.delay)
         fields = {**self._fields(attempt, outcome), **where}
         self._report(attempt, exc, outcome, fields)
         _log.error(EVENT_MESSAGE_QUARANTINED, extra={"fields": fields})
@@ -91,9 +91,8 @@ class Unfit:
         task: Task | None = None,
     ) -> Verdict:
         """Leave the message where it is; after the last attempt SQS moves it to the DLQ."""
-        policy = self._outcomes.policy
-        last = policy.is_last(attempt.receives)
-        delay = 0 if last else policy.delay(attempt.receives)
+        last = self._outcomes.policy.is_last(attempt.receives)
+        delay = 0 if last else attempt.delay
         fields = self._fields(attempt, outcome) | {"reason": reason, "retry_in_seconds": delay}
         if last:
             self._report(attempt, exc, outcome, fields)

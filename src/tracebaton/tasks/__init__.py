@@ -17,13 +17,14 @@ from tracebaton.tasks.store import (
     encode_cursor,
 )
 from tracebaton.tasks.task import ENDED, TRANSITIONS, Task, TaskStatus
-from tracebaton.tasks.types import Handler, Registry, TaskType
+from tracebaton.tasks.types import Backoff, Handler, Registry, TaskType
 
 __all__ = [
     "ENDED",
     "HISTORY_LIMIT",
     "RESULT_LIMIT",
     "TRANSITIONS",
+    "Backoff",
     "Change",
     "ChangeKind",
     "Claim",

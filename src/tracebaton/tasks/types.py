@@ -4,16 +4,24 @@ Registered task types: the name, the pydantic model of the data, and the handler
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 
 from tracebaton.errors import ConfigurationError, UnknownTaskType
 
-__all__ = ["Handler", "Registry", "TaskType"]
+__all__ = ["Backoff", "Handler", "Registry", "TaskType"]
 
 #: ``async def`` handlers run on the event loop, ``def`` handlers in a thread that has the store.
 Handler = Callable[[Any], Awaitable[Any] | Any]
+
+
+class Backoff(Protocol):
+    """How long a task waits after a failed attempt; a ``RetryPolicy`` is one."""
+
+    def delay(self, attempt: int) -> int:
+        """Return the seconds to wait after *attempt* failed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +35,7 @@ class TaskType:
         version: ``schemaversion`` of the messages this handler understands.
         max_age: Seconds a message may wait beyond its delay; an older one goes to quarantine.
         group: Names the FIFO group of a task by its data, where the sender names none.
+        retry: The back-off of its attempts, None for the worker's.
     """
 
     name: str
@@ -36,6 +45,7 @@ class TaskType:
     version: str = "1"
     max_age: float | None = None
     group: Callable[[Any], str] | None = None
+    retry: Backoff | None = None
 
 
 class Registry:
