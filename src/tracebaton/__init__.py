@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from tracebaton.errors import TracebatonError as TracebatonError
     from tracebaton.http.middleware import instrument as instrument
     from tracebaton.logs import configure_logging as configure_logging
+    from tracebaton.queue.batch import Batch as Batch
+    from tracebaton.queue.lease import current_lease as current_lease
     from tracebaton.queue.producer import Producer as Producer
+    from tracebaton.queue.retry import RetryPolicy as RetryPolicy
     from tracebaton.queue.worker import Worker as Worker
     from tracebaton.runtime import configure_telemetry as configure_telemetry
     from tracebaton.settings import Settings as Settings
@@ -26,10 +29,12 @@ if TYPE_CHECKING:
     from tracebaton.tasks.progress import progress as progress
 
 _HOME = {
+    "Batch": "queue.batch",
     "Producer": "queue.producer",
     "Reject": "errors",
     "RequestStore": "context",
     "RetryLater": "errors",
+    "RetryPolicy": "queue.retry",
     "Settings": "settings",
     "Task": "tasks",
     "Tracebaton": "application",
@@ -39,15 +44,18 @@ _HOME = {
     "configure_logging": "logs",
     "configure_telemetry": "runtime",
     "current": "context",
+    "current_lease": "queue.lease",
     "instrument": "http.middleware",
     "progress": "tasks.progress",
 }
 
 __all__ = [
+    "Batch",
     "Producer",
     "Reject",
     "RequestStore",
     "RetryLater",
+    "RetryPolicy",
     "Settings",
     "Task",
     "Tracebaton",
@@ -57,6 +65,7 @@ __all__ = [
     "configure_logging",
     "configure_telemetry",
     "current",
+    "current_lease",
     "instrument",
     "progress",
 ]

@@ -117,6 +117,8 @@ class Tracebaton:
         max_age: float | None = None,
         group: Callable[[Any], str] | None = None,
         retry: Backoff | None = None,
+        batch: int | None = None,
+        batch_seconds: float = 0.2,
         sample_rate: float | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """
@@ -129,14 +131,19 @@ class Tracebaton:
             max_age: Seconds a message may wait beyond its delay; older ones go to quarantine.
             group: On a FIFO queue, names a task's group by its data where the sender names none.
             retry: How long it waits after a failed attempt, such as a `RetryPolicy` of its own.
+            batch: Gives the handler up to that many messages at once, as a `Batch`, and at most as
+                many as run at once.
+            batch_seconds: How long the first of them waits for others.
             sample_rate: Share of the traces to keep that start with such a task, with no request
                 before it; ``TRACEBATON_SAMPLE_RATES`` wins.
 
         Raises:
-            ConfigurationError: *name* is registered already, the rate is none, or *retry* wants to
-                say how often it is tried: that is the queue's to say.
+            ConfigurationError: *name* is registered already, *batch* is below 1, the rate is none,
+                or *retry* wants to say how often it is tried: that is the queue's to say.
         """
         self._sample([name], sample_rate)
+        if batch is not None and batch < 1:
+            raise ConfigurationError(f"The batch of {name!r} is {batch}: it has to be 1 or more")
         if isinstance(retry, RetryPolicy) and retry.max_attempts is not None:
             raise ConfigurationError(
                 f"The retry policy of {name!r} has max_attempts, but the queue's maxReceiveCount"
@@ -154,6 +161,8 @@ class Tracebaton:
                     max_age=max_age,
                     group=group,
                     retry=retry,
+                    batch=batch,
+                    batch_seconds=batch_seconds,
                 )
             )
             return handler

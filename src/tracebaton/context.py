@@ -31,6 +31,7 @@ __all__ = [
     "detach",
     "entered",
     "in_context",
+    "resumed",
     "span_attributes",
     "valid_correlation_id",
 ]
@@ -110,6 +111,16 @@ def entered(store: RequestStore, context: Context | None = None) -> Iterator[Non
         yield
     finally:
         detach(token)
+
+
+@contextmanager
+def resumed(context: Context) -> Iterator[None]:
+    """Go on in *context*, which somebody has entered before, for the length of a ``with`` block."""
+    token = otel.attach(context)
+    try:
+        yield
+    finally:
+        otel.detach(token)
 
 
 def bind_trace(trace_id: str | None, context: Context | None = None) -> RequestStore:

@@ -103,6 +103,7 @@ SENTRY_RECEIVE_LATENCY: Final = "messaging.message.receive.latency"
 OP_HTTP_SERVER: Final = "http.server"
 OP_QUEUE_PUBLISH: Final = "queue.publish"
 OP_QUEUE_PROCESS: Final = "queue.process"
+OP_QUEUE_BATCH: Final = "queue.batch"
 
 # Log fields, in the order they are written.
 LOG_FIELDS: Final = (

@@ -8,12 +8,15 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 
 from tracebaton import (
+    Batch,
     Reject,
     RequestStore,
     RetryLater,
+    RetryPolicy,
     Task,
     Tracebaton,
     current,
+    current_lease,
     instrument,
     progress,
 )
@@ -35,6 +38,16 @@ async def pack(order: Order) -> str:
     return order.item
 
 
+@app.task("orders", model=Order, batch=25, retry=RetryPolicy(base_seconds=2))
+async def pack_all(orders: Batch[Order]) -> list[str | Exception]:
+    """Get several at once, with what each of them stands in."""
+    with orders.entered(0):
+        assert_type(orders[0], Order)
+        assert_type(orders.stores[0], RequestStore)
+        assert_type(orders.leases[0].lost, bool)
+    return [Reject("no") if order.item == "no" else order.item for order in orders]
+
+
 @app.route("/orders", methods=["POST"])
 async def submit(request: Request) -> Task:
     """Return a task."""
@@ -52,6 +65,8 @@ async def checks() -> None:
     assert_type(current().correlation_id, str | None)
     assert_type(current().attempt, int | None)
     assert_type(progress(40, "half way"), Awaitable[None])
+    if (lease := current_lease()) is not None:
+        assert_type(lease.deadline, float)
     assert_type(app.asgi, Starlette)
     assert_type(instrument(app.asgi), Starlette)
     async with Stage(app) as stage:

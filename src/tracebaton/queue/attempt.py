@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from opentelemetry.trace import Span
+from opentelemetry.trace import Span, SpanContext
 
 from tracebaton.metrics import Measurement
 from tracebaton.queue.event import TaskEvent
@@ -47,15 +47,21 @@ class Verdict:
     delay: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """What the steps of one delivery share."""
+    """
+    What the steps of one delivery share.
+
+    Attributes:
+        origin: The span that sent the message, its own one where nobody said.
+    """
 
     incoming: Incoming
     lease: Lease
     span: Span
     measurement: Measurement
     backoff: Backoff
+    origin: SpanContext
 
     @property
     def number(self) -> int:

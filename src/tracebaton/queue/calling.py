@@ -5,7 +5,7 @@ Calling a handler: under its deadline, with progress, until it is done or its ta
 import asyncio
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -49,34 +49,46 @@ class HandlerCalls:
         self._store = store
         self._running: dict[str, _Call] = {}
 
-    async def call(self, kind: TaskType, data: BaseModel, *, task_id: str, attempt: int) -> Any:
+    @property
+    def most(self) -> int:
+        """Return how many handlers may run at once."""
+        return self._threads.size
+
+    async def call(
+        self,
+        kind: TaskType,
+        data: BaseModel,
+        *,
+        task_id: str,
+        attempt: int,
+        gather: Callable[[BaseModel], Awaitable[Any]] | None = None,
+    ) -> Any:
         """
         Run the handler of *kind* and return what it returns.
+
+        Args:
+            gather: Takes the data to a call for many messages, which has the deadline.
 
         Raises:
             HandlerTimeout: It ran longer than its deadline.
             TaskCancelled: Its task was cancelled meanwhile.
         """
+        call = _Call(kind.deadline if gather is None else None)
+        with _told(kind, call), self._stoppable(task_id, call):
+            async with call.limit, reporting(self._writer(task_id, attempt)):
+                return await (self._run(kind, data) if gather is None else gather(data))
+
+    async def together(self, kind: TaskType, batch: Sequence[BaseModel]) -> Any:
+        """Run the batch handler of *kind* and return what it returns; as `call()`."""
         call = _Call(kind.deadline)
-        try:
-            with self._stoppable(task_id, call):
-                async with call.limit, reporting(self._writer(task_id, attempt)):
-                    if inspect.iscoroutinefunction(kind.handler):
-                        return await kind.handler(data)
-                    return await self._threads.run(lambda: kind.handler(data))
-        except asyncio.CancelledError as exc:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():  # the lease is gone, or the worker stops
-                raise
-            raise RuntimeError(f"The handler of {kind.name!r} cancelled itself.") from exc
-        except TimeoutError as exc:
-            if not call.limit.expired():  # the handler's own
-                raise
-            if call.cancelled:
-                raise TaskCancelled from exc
-            raise HandlerTimeout(
-                f"The handler of {kind.name!r} ran longer than its deadline of {kind.deadline} s."
-            ) from exc
+        with _told(kind, call):
+            async with call.limit:
+                return await self._run(kind, batch)
+
+    async def _run(self, kind: TaskType, argument: Any) -> Any:
+        if inspect.iscoroutinefunction(kind.handler):
+            return await kind.handler(argument)
+        return await self._threads.run(lambda: kind.handler(argument))
 
     async def watch(self) -> None:
         """Stop handlers whose task is cancelled in the store, until this is cancelled itself."""
@@ -114,3 +126,23 @@ class HandlerCalls:
                 )
 
         return write
+
+
+@contextmanager
+def _told(kind: TaskType, call: _Call) -> Iterator[None]:
+    """Tell a handler that was stopped from one that failed."""
+    try:
+        yield
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():  # the lease is gone, or the worker stops
+            raise
+        raise RuntimeError(f"The handler of {kind.name!r} cancelled itself.") from exc
+    except TimeoutError as exc:
+        if not call.limit.expired():  # the handler's own
+            raise
+        if call.cancelled:
+            raise TaskCancelled from exc
+        raise HandlerTimeout(
+            f"The handler of {kind.name!r} ran longer than its deadline of {kind.deadline} s."
+        ) from exc

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 from opentelemetry import context as otel
@@ -32,6 +33,7 @@ from tracebaton.metrics import MessagingMetrics
 from tracebaton.problems import Reporter
 from tracebaton.propagation import MessageContext, Propagator
 from tracebaton.queue.attempt import Attempt, Verdict, process_attributes
+from tracebaton.queue.batch import Gatherer
 from tracebaton.queue.calling import HandlerCalls
 from tracebaton.queue.incoming import Incoming, Reader, identity_only
 from tracebaton.queue.lease import Lease
@@ -89,6 +91,7 @@ class Delivery:
         self._now = now
         self._outcomes = Outcomes(store=store, reporter=reporter, policy=policy, now=now)
         self._unfit = Unfit(self._outcomes, quarantine)
+        self._gatherers: dict[str, Gatherer] = {}
         #: False while messages come whose tasks are in another store than ours.
         self.store_matches = True
 
@@ -115,7 +118,14 @@ class Delivery:
             ids = span.get_span_context()
             context.bind_trace(trace.format_trace_id(ids.trace_id) if ids.is_valid else None)
             lease.context = otel.get_current()
-            attempt = Attempt(incoming, lease, span, measurement, self._backoff(incoming))
+            attempt = Attempt(
+                incoming=incoming,
+                lease=lease,
+                span=span,
+                measurement=measurement,
+                backoff=self._backoff(incoming),
+                origin=origin if origin.is_valid else ids,
+            )
             try:
                 checked = await self._checked(attempt)
             except MessageError as exc:
@@ -220,9 +230,7 @@ class Delivery:
                 return refused
             _log.info(EVENT_TASK_STARTED, extra={"fields": {"task_type": kind.name}})
             started = time.perf_counter()
-            result = to_jsonable_python(
-                await self._calls.call(kind, data, task_id=attempt.event.id, attempt=attempt.number)
-            )
+            result = to_jsonable_python(await self._result(attempt, kind, data))
             if attempt.lease.state != "held":  # it was cancelled, and would not be
                 return Verdict("leave")
             return await self._outcomes.succeeded(attempt, result, time.perf_counter() - started)
@@ -274,6 +282,26 @@ class Delivery:
             return Verdict("delete")
         left = (task.lease_until or 0.0) - self._now()
         return Verdict("retry", max(1, math.ceil(left)) * 2 ** (attempt.receives - 1))
+
+    async def _result(self, attempt: Attempt, kind: TaskType, data: BaseModel) -> Any:
+        gather = None
+        if kind.batch is not None:
+            gather = partial(self._gatherer(kind, kind.batch).run, origin=Link(attempt.origin))
+        return await self._calls.call(
+            kind, data, task_id=attempt.event.id, attempt=attempt.number, gather=gather
+        )
+
+    def _gatherer(self, kind: TaskType, most: int) -> Gatherer:
+        if kind.name not in self._gatherers:
+            self._gatherers[kind.name] = Gatherer(
+                kind,
+                queue_name=self._queue_name,
+                tracer=self._tracer,
+                reporter=self._reporter,
+                calls=self._calls,
+                most=min(most, self._calls.most),
+            )
+        return self._gatherers[kind.name]
 
 
 def _validated(kind: TaskType, attempt: Attempt) -> BaseModel:

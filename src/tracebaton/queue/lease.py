@@ -25,7 +25,16 @@ from tracebaton.semconv import (
     LEASE_LOST,
 )
 
-__all__ = ["LIMIT", "LIMIT_MARGIN", "MARGIN", "HandlerLease", "Lease", "State", "current_lease"]
+__all__ = [
+    "LIMIT",
+    "LIMIT_MARGIN",
+    "MARGIN",
+    "HandlerLease",
+    "Lease",
+    "State",
+    "current_lease",
+    "lease_of",
+]
 
 #: Seconds before the local deadline at which an unconfirmed lease counts as lost.
 MARGIN: Final = 2.0
@@ -67,7 +76,12 @@ class HandlerLease(Protocol):
 
 def current_lease() -> HandlerLease | None:
     """Return the lease of the message that is being handled, None outside of a handler."""
-    lease = otel.get_value(_KEY)
+    return lease_of(None)
+
+
+def lease_of(context: Context | None) -> HandlerLease | None:
+    """Return the lease in *context*, the current one where it is None."""
+    lease = otel.get_value(_KEY, context)
     return lease if isinstance(lease, Lease) else None
 
 

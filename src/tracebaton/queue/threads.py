@@ -21,6 +21,8 @@ class HandlerThreads:
     """A pool of at most *size* daemon threads, started as they are needed."""
 
     def __init__(self, size: int) -> None:
+        #: How many jobs may run at once.
+        self.size = size
         self._size = size
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)

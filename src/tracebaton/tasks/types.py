@@ -36,6 +36,8 @@ class TaskType:
         max_age: Seconds a message may wait beyond its delay; an older one goes to quarantine.
         group: Names the FIFO group of a task by its data, where the sender names none.
         retry: The back-off of its attempts, None for the worker's.
+        batch: Messages that one call of the handler is for, None where it gets them one by one.
+        batch_seconds: How long the first of them waits for others.
     """
 
     name: str
@@ -46,6 +48,8 @@ class TaskType:
     max_age: float | None = None
     group: Callable[[Any], str] | None = None
     retry: Backoff | None = None
+    batch: int | None = None
+    batch_seconds: float = 0.2
 
 
 class Registry:
