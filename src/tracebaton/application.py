@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Tracebaton"]
 
 Model = TypeVar("Model", bound=BaseModel)
+AppT = TypeVar("AppT")
 HandlerT = TypeVar("HandlerT", bound=Handler)
 Endpoint = Callable[["Request"], Awaitable[Any] | Any]
 
@@ -292,9 +293,9 @@ class Tracebaton:
             exposition=lambda: self.runtime("api").telemetry.exposition,
         )
 
-    def instrument(self, app: "Starlette") -> "Starlette":
+    def instrument(self, app: AppT) -> AppT:
         """
-        Give *app*, a Starlette or FastAPI app of yours, the request store and the error story.
+        Give *app*, a Starlette, FastAPI or Litestar app of yours, the store and the error story.
 
         Like `tracebaton.instrument()`, with failures going where this application's settings say.
         Run the app inside `running()`.

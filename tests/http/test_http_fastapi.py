@@ -7,6 +7,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
 from opentelemetry import metrics, trace
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -176,6 +177,60 @@ async def test_fastapis_own_telemetry_steps_back(ask: Any, spans: Any) -> None:
     (span,) = spans()
     assert span.name == "GET /api/items/{item_id}"
     assert answer.json()["correlation_id"] == f"{span.context.trace_id:032x}"
+
+
+@pytest.fixture
+def instrumented(provider: Any) -> Iterator[FastAPI]:
+    """Return an app that its owner instrumented, with a hook, before we come."""
+
+    def hook(span: Any, scope: Any) -> None:
+        span.set_attribute("mine", True)
+
+    app = shop()
+    FastAPIInstrumentor.instrument_app(
+        app, tracer_provider=provider, server_request_hook=hook, excluded_urls="deep"
+    )
+    yield app
+    FastAPIInstrumentor.uninstrument_app(app)  # it changed Starlette's background tasks too
+
+
+async def test_the_owners_instrumentor_is_taken_over(
+    ask: Any, instrumented: FastAPI, spans: Any, reporter: Any, lines: Any
+) -> None:
+    """One span a request, by its provider, hook and excluded URLs; one story of a failure."""
+    async with ask(instrument(instrumented, reporter=reporter)) as client:
+        paths = ("/api/items/7?token=c4n4ry", "/fail/bug", "/api/items/nested/deep/1")
+        answers = [await client.get(path) for path in paths]
+    good, bad = spans()
+
+    assert (good.name, bad.name) == ("GET /api/items/{item_id}", "GET /fail/{kind}")
+    assert good.attributes["mine"] is bad.attributes["mine"] is True
+    assert [event.name for event in bad.events] == ["exception"]
+    assert bad.attributes["error.type"] == "LookupError"
+    assert "c4n4ry" not in good.to_json()
+    assert answers[1].json()["trace_id"] == f"{bad.context.trace_id:032x}"
+    assert [answer.status_code for answer in answers] == [200, 500, 200]
+    assert (len(reporter.reports), len(lines.of("http.request"))) == (1, 3)
+
+
+async def test_a_failure_is_recorded_once_beside_the_owners_handler(
+    ask: Any, instrumented: FastAPI, spans: Any, reporter: Any
+) -> None:
+    """The instrumentor would record what passes it on its way to that handler."""
+
+    @instrumented.exception_handler(Exception)
+    async def last(request: Request, exc: Exception) -> JSONResponse:
+        return JSONResponse({"mine": True}, status_code=500)
+
+    async with ask(
+        instrument(instrumented, reporter=reporter), raise_app_exceptions=False
+    ) as client:
+        answer = await client.get("/fail/bug")
+    (span,) = spans()
+
+    assert (answer.status_code, answer.json()) == (500, {"mine": True})
+    assert [event.name for event in span.events] == ["exception"]
+    assert len(reporter.reports) == 1
 
 
 def test_the_app_stays_what_it_was() -> None:

@@ -104,7 +104,8 @@ def http_outcome(exc: BaseException, *, status: int | None = None) -> Outcome:
         status: What an exception handler of the app answers, where it answers itself: it decides
             whether this is a failure, the exception's class does not.
     """
-    meant = _of_http(exc) if isinstance(exc, HTTPException) else outcome_of(exc)
+    said = _as_http(exc)
+    meant = outcome_of(exc) if said is None else _of_http(said, exc)
     if status is None or status == meant.status:
         return meant
     return replace(_of_status(status), error_type=meant.error_type)
@@ -130,21 +131,52 @@ def problem_document(outcome: Outcome, exchange: Exchange | None) -> dict[str, A
 
 def problem_response(outcome: Outcome, scope: Scope) -> ProblemResponse:
     """Return the response that says *outcome* to the caller of *scope*."""
-    headers = {"cache-control": "no-store"} | dict(outcome.headers or {})
-    if outcome.retry_after is not None or outcome.status in (429, 503):
-        wait = RETRY_AFTER if outcome.retry_after is None else math.ceil(outcome.retry_after)
-        headers["retry-after"] = str(max(wait, 0))
+    own = {name.lower(): value for name, value in (outcome.headers or {}).items()}
+    headers = {"cache-control": "no-store"} | own
+    if outcome.retry_after is not None:
+        headers["retry-after"] = str(max(math.ceil(outcome.retry_after), 0))
+    elif outcome.status in (429, 503):
+        headers.setdefault("retry-after", str(RETRY_AFTER))
     return ProblemResponse(
         problem_document(outcome, exchange_of(scope)), status_code=outcome.status, headers=headers
     )
 
 
-def _of_http(exc: HTTPException) -> Outcome:
+def _as_http(exc: BaseException) -> HTTPException | None:
+    """Return what an exception of Starlette's, FastAPI's or Litestar's says; None of others."""
+    if isinstance(exc, HTTPException):
+        return exc
+    kinds = [kind for kind in type(exc).__mro__ if kind.__name__ == "HTTPException"]
+    if not any(kind.__module__.startswith("litestar.") for kind in kinds):
+        return None
+    found: Any = exc
+    return HTTPException(found.status_code, found.detail or None, found.headers)
+
+
+def _of_http(exc: HTTPException, raised: BaseException) -> Outcome:
     outcome = _of_status(exc.status_code)
     unexplained = exc.detail is None or exc.detail == _phrase(exc.status_code)
     generic = outcome.code == TracebatonError.code
-    detail = outcome.detail if unexplained or generic else _text(exc.detail)
-    return replace(outcome, detail=detail, headers=exc.headers, error_type=type(exc).__qualname__)
+    return replace(
+        outcome,
+        detail=outcome.detail if unexplained or generic else _text(exc.detail),
+        headers=exc.headers,
+        errors=_field_errors(getattr(raised, "extra", None)),
+        error_type=type(raised).__qualname__,
+    )
+
+
+def _field_errors(extra: Any) -> tuple[Mapping[str, str], ...]:
+    """Return what Litestar found wrong with each field, pointed to as with FastAPI's."""
+    found = []
+    for one in extra if isinstance(extra, list) else ():
+        if isinstance(one, dict) and "message" in one:
+            source = str(one.get("source") or "body")
+            path = [source] if source != "body" else []
+            path += [part for part in str(one.get("key") or "").split(".") if part]
+            pointer = "".join(f"/{part}" for part in path)
+            found.append({"pointer": pointer, "detail": str(one["message"])})
+    return tuple(found)
 
 
 def _of_status(status: int) -> Outcome:

@@ -33,8 +33,11 @@ _log = logging.getLogger("tracebaton.http")
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 #: The close code of a server that failed (RFC 6455, 7.4.1).
 _INTERNAL_ERROR: Final = 1011
-#: What Starlette raises in place of an exception that has a handler but comes too late for it.
-_TOO_LATE: Final = "Caught handled exception, but response already started."
+#: What Starlette and Litestar raise in place of an exception that comes too late for its handler.
+_TOO_LATE: Final = (
+    "Caught handled exception, but response already started.",
+    "Exception caught after response started",
+)
 #: The module whose exceptions are signals between Starlette's own layers.
 _SIGNALS: Final = "starlette.middleware.body_limit"
 
@@ -212,9 +215,11 @@ def mark_failed(exchange: Exchange) -> None:
 
 
 def _original(exc: Exception) -> Exception:
-    cause = exc.__cause__
-    late = isinstance(exc, RuntimeError) and str(exc) == _TOO_LATE
-    return cause if late and isinstance(cause, Exception) else exc
+    while isinstance(cause := exc.__cause__, Exception) and str(exc).endswith(_TOO_LATE):
+        exc = cause
+    while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]  # the task group of a streaming response
+    return exc
 
 
 def _error_event(outcome: Outcome, exchange: Exchange) -> Message:

@@ -7,9 +7,11 @@ Starlette's ``ExceptionMiddleware``, the router.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import anyio
 from opentelemetry import context as otel
@@ -26,12 +28,21 @@ from tracebaton.errors import ConfigurationError
 from tracebaton.http.exchange import STARTS, Exchange, correlation_id_of, exchange_of
 from tracebaton.http.failures import ErrorLayer, Failures
 from tracebaton.http.handlers import told_handlers
+from tracebaton.http.litestar import (
+    adopt_exceptions,
+    instrumentation_of,
+    is_litestar,
+    litestar_route,
+)
 from tracebaton.http.routes import route_template
 from tracebaton.http.spans import (
     SpanLayer,
+    adopted,
     instrumentation,
+    instrumented_stack,
     readable,
     request_instrumentation,
+    span_details,
     without_instrumentation,
 )
 from tracebaton.problems import NO_REPORTER, Reporter
@@ -54,20 +65,24 @@ _FLAG: Final = "_is_instrumented_by_tracebaton"
 _PATIENCE: Final = 0.25
 
 
+AppT = TypeVar("AppT")
+
+
 def instrument(
-    app: Starlette,
+    app: AppT,
     *,
     reporter: Reporter = NO_REPORTER,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
     store: type[RequestStore] = RequestStore,
     problems: bool = True,
-) -> Starlette:
+) -> AppT:
     """
-    Give *app*, a Starlette or FastAPI app of anybody's, the request store and the error story.
+    Give *app*, a Starlette, FastAPI or Litestar app of anybody's, the store and the error story.
 
-    Call it before the first request. A ``StarletteInstrumentor`` call made before is honoured with
-    its hooks, providers and excluded URLs; one made later changes nothing.
+    Call it before the first request. What ``StarletteInstrumentor``, ``FastAPIInstrumentor`` or
+    Litestar's own plugin did before is honoured with its hooks, providers and excluded URLs; done
+    later it changes nothing.
 
     Args:
         reporter: Where unexpected failures go.
@@ -80,32 +95,94 @@ def instrument(
         The same app.
 
     Raises:
-        ConfigurationError: The app answered requests already, or has another instrumentor.
+        ConfigurationError: The app answered requests already, has another instrumentor, or is of
+            another framework.
     """
+    prefer_stable_http_conventions()  # read when the instrumentation is mounted
+    setup = _Setup(
+        failures=Failures(reporter, trace.get_tracer(SCOPE, tracer_provider=tracer_provider)),
+        reporter=reporter,
+        tracer_provider=tracer_provider,
+        meter_provider=meter_provider,
+        store=store,
+        problems=problems,
+    )
+    if isinstance(app, Starlette):
+        _instrument_starlette(app, setup)
+    elif is_litestar(app):
+        _instrument_litestar(app, setup)
+    else:
+        raise ConfigurationError(
+            f"instrument() knows Starlette, FastAPI and Litestar apps; this is a"
+            f" {type(app).__qualname__}. Mount it in a Starlette app and instrument that."
+        )
+    return app
+
+
+@dataclass(frozen=True, slots=True)
+class _Setup:
+    failures: Failures
+    reporter: Reporter
+    tracer_provider: TracerProvider | None
+    meter_provider: MeterProvider | None
+    store: type[RequestStore]
+    problems: bool
+
+
+def _instrument_starlette(app: Starlette, setup: _Setup) -> None:
     if getattr(app, _FLAG, False):
-        return app
+        return
     if app.middleware_stack is not None:
         raise ConfigurationError(
             "The app runs already. Call instrument() before the first request."
         )
-    request_instrumentation(app, tracer_provider=tracer_provider, meter_provider=meter_provider)
-    prefer_stable_http_conventions()  # read when the instrumentation is mounted
-    failures = Failures(reporter, trace.get_tracer(SCOPE, tracer_provider=tracer_provider))
+    request_instrumentation(
+        app, tracer_provider=setup.tracer_provider, meter_provider=setup.meter_provider
+    )
     build = app.build_middleware_stack
 
     def build_with_layers() -> ASGIApp:
         options = instrumentation(app)
-        with _layered(app, failures, problems=problems):
+        with _layered(app, setup.failures, problems=setup.problems):
             bare = build()
-        inner = SpanLayer(bare, failures=failures)
-        traced = inner if options is None else OpenTelemetryMiddleware(inner, **options)
-        return RequestLayer(
-            traced, quiet=inner, bare=bare, starlette=app, reporter=reporter, store=store
-        )
+        theirs = instrumented_stack(bare)
+        if theirs is not None:
+            bare = theirs.app
+        inner = SpanLayer(bare, failures=setup.failures)
+        if theirs is not None:
+            traced: ASGIApp = adopted(theirs, inner)
+        else:
+            traced = inner if options is None else OpenTelemetryMiddleware(inner, **options)
+        route = partial(route_template, app.routes)
+        return RequestLayer(traced, quiet=inner, bare=bare, route=route, setup=setup)
 
     app.build_middleware_stack = build_with_layers  # type: ignore[method-assign]  # no other seam
     setattr(app, _FLAG, True)
-    return app
+
+
+def _instrument_litestar(app: Any, setup: _Setup) -> None:
+    if isinstance(app.asgi_handler, RequestLayer):
+        return
+    adopt_exceptions(app, setup.failures, problems=setup.problems)
+    theirs = instrumentation_of(app)
+    bare = app.asgi_handler if theirs is None else theirs.app
+    inner = SpanLayer(
+        ErrorLayer(bare, failures=setup.failures, leave=False), failures=setup.failures
+    )
+    traced = (
+        adopted(theirs, inner)
+        if theirs is not None
+        else OpenTelemetryMiddleware(
+            inner,
+            default_span_details=span_details,
+            exclude_spans=["send", "receive"],
+            tracer_provider=setup.tracer_provider,
+            meter_provider=setup.meter_provider,
+        )
+    )
+    app.asgi_handler = RequestLayer(
+        traced, quiet=inner, bare=bare, route=litestar_route(app), setup=setup
+    )
 
 
 @contextmanager
@@ -133,9 +210,8 @@ class RequestLayer:
         *,
         quiet: ASGIApp,
         bare: ASGIApp,
-        starlette: Starlette,
-        reporter: Reporter,
-        store: type[RequestStore],
+        route: Callable[[Scope], str | None],
+        setup: _Setup,
     ) -> None:
         """
         Stand around *app*.
@@ -143,16 +219,15 @@ class RequestLayer:
         Args:
             quiet: The same app without its instrumentation, for paths that leave no trace.
             bare: The app without our layers, for what is no request of its own.
-            starlette: Whose routes name the request.
-            reporter: Keeps requests apart where failures go.
-            store: The request store's class.
+            route: Tells the template of the route that a request will take.
+            setup: Where failures go, and the request store's class.
         """
         self.app = app  # FastAPI looks for the instrumentation along this name
         self._quiet = quiet
         self._bare = bare
-        self._starlette = starlette
-        self._reporter = reporter
-        self._store = store
+        self._route = route
+        self._reporter = setup.reporter
+        self._store = setup.store
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass on what is none."""
@@ -162,8 +237,7 @@ class RequestLayer:
         store = self._store(correlation_id=correlation_id_of(scope["headers"]))
         # A fresh context: whatever task, connection or thread this runs on, nothing is inherited.
         with self._reporter.isolated(), entered(store):
-            route = route_template(self._starlette.routes, scope)
-            exchange = Exchange(scope, route=route)
+            exchange = Exchange(scope, route=self._route(scope))
             try:
                 await self._answer(exchange, scope, receive, send)
             finally:

@@ -30,8 +30,8 @@ from tracebaton.semconv import HTTP_ROUTE, HTTP_TARGET, URL_ATTRIBUTES, URL_QUER
 
 __all__ = ["SpanLayer", "instrumentation", "readable", "request_instrumentation", "span_details"]
 
-#: The attribute by which the instrumentation knows an app that has it.
-_FLAG: Final = "_is_instrumented_by_opentelemetry"
+#: The attribute in which ``FastAPIInstrumentor`` keeps what it replaced.
+_FASTAPI: Final = "_original_build_middleware_stack"
 #: Where a request's own headers wait while the instrumentation reads others.
 _RAW: Final = "tracebaton.headers"
 
@@ -48,13 +48,15 @@ def request_instrumentation(
     Raises:
         ConfigurationError: Another instrumentor wrapped the app: each request would have two spans.
     """
+    if hasattr(app, _FASTAPI):  # its stack is taken over when it is built
+        return
     StarletteInstrumentor.instrument_app(
         app, tracer_provider=tracer_provider, meter_provider=meter_provider
     )
     if not any(_is_ours(entry) for entry in app.user_middleware):
         raise ConfigurationError(
-            "The app is instrumented already, and not by StarletteInstrumentor. Take the other"
-            " instrumentor out: instrument() does its work."
+            "The app is instrumented already, and neither by StarletteInstrumentor nor by"
+            " FastAPIInstrumentor. Take the other one out: instrument() does its work."
         )
 
 
@@ -77,6 +79,37 @@ def instrumentation(app: Starlette) -> dict[str, Any] | None:
         if isinstance(nested, Starlette) and nested.middleware_stack is None:
             nested.user_middleware = without_instrumentation(nested.user_middleware)
     return options
+
+
+def instrumented_stack(stack: ASGIApp) -> OpenTelemetryMiddleware | None:
+    """
+    Return the middleware that ``FastAPIInstrumentor`` put around the *stack* of an app, if it did.
+
+    What it put inside, to record what leaves the app, is taken out: `ErrorLayer` records that.
+    """
+    middleware = getattr(stack, "app", None)
+    if not isinstance(middleware, OpenTelemetryMiddleware):
+        return None
+    outermost: Any = middleware.app
+    recording: Any = getattr(outermost, "app", None)
+    if type(recording).__name__ == "ExceptionHandlerMiddleware":
+        outermost.app = recording.app
+    return middleware
+
+
+def adopted(middleware: OpenTelemetryMiddleware, inner: ASGIApp) -> ASGIApp:
+    """Return *middleware*, somebody's with its hooks and providers, around *inner* and as ours."""
+    details = middleware.default_span_details
+    if getattr(details, "__module__", "").startswith(_STOCK):
+        middleware.default_span_details = span_details
+    middleware.exclude_receive_span = middleware.exclude_send_span = True
+    middleware.app = inner
+    stands: ASGIApp = middleware
+    return stands
+
+
+#: Where the span details of the instrumentors come from; others are their owner's own.
+_STOCK: Final = ("opentelemetry.", "litestar.")
 
 
 #: The order of the instrumentation's arguments after the app.
