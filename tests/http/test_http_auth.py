@@ -129,7 +129,7 @@ def test_a_failed_write_leaves_the_old_file(keys: Path) -> None:
     before = keys.read_bytes()
 
     with pytest.raises(TypeError):
-        create_key(keys, b"bytes")  # type: ignore[arg-type]  # what JSON cannot say
+        create_key(keys, "ann", name=b"bytes")  # type: ignore[arg-type]  # what JSON cannot say
 
     assert keys.read_bytes() == before
     assert {path.name for path in keys.parent.iterdir()} == {"keys.json", "keys.json.lock"}

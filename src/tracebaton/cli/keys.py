@@ -1,11 +1,11 @@
 """``keys``: API keys are made, listed and revoked here; the file keeps their hashes only."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tracebaton.cli.text import fail, print_json, print_table
 
 __all__ = ["command"]
 
@@ -48,11 +48,9 @@ def list_(
 
     keys = [key.public() for key in list_keys(_path(file))]
     if as_json:
-        print(json.dumps(keys))
-        return
-    for key in keys:
-        state = f"revoked {key['revoked_at']}" if key["revoked_at"] else "active"
-        print(f"{key['id']}  {key['user_id']}  {key['created_at']}  {state}  {key['name']}")
+        print_json(keys)
+    else:
+        print_table(keys, ("id", "user_id", "name", "created_at", "revoked_at"))
 
 
 @command.command("revoke")
@@ -64,5 +62,4 @@ def revoke(
     from tracebaton.http.keys import revoke_key
 
     if not revoke_key(_path(file), key_id):
-        print(f"tracebaton: there is no active key {key_id}", file=sys.stderr)
-        raise typer.Exit(1)
+        raise fail(f"there is no active key {key_id}")

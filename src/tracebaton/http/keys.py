@@ -63,8 +63,10 @@ def create_key(path: Path, user_id: str, *, name: str = "") -> str:
     Make a key for *user_id* and return it; only its hash is kept.
 
     Raises:
-        ConfigurationError: The file is not a key file, or cannot be written.
+        ConfigurationError: *user_id* is no name, or the file is no key file or cannot be written.
     """
+    if not user_id.strip() or not user_id.isprintable():
+        raise ConfigurationError("USER_ID: is empty, or holds what cannot be printed")
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     key = ApiKey(id=key_id, user_id=user_id, hash=_hash(secret), created_at=_now(), name=name)
     with _locked(path):
