@@ -39,9 +39,15 @@ _LONG_BOUNDS: Final = (*_BOUNDS, 30, 60, 300, 900, 3600, 10_800)
 
 @dataclass(slots=True)
 class Measurement:
-    """What is measured while it runs; whoever learns of a failure writes its ``error.type``."""
+    """
+    What is measured while it runs; whoever learns of a failure writes its ``error.type``.
+
+    Attributes:
+        status: What became of the task, where somebody said.
+    """
 
     error_type: str | None = None
+    status: str | None = None
 
 
 class MessagingMetrics:
@@ -120,7 +126,7 @@ class MessagingMetrics:
         measurement, started = Measurement(), time.perf_counter()
         try:
             yield measurement
-        except BaseException as exc:  # a lost lease cancels; it is measured and goes on
+        except Exception as exc:  # not a cancellation: a stop that gives it back is no failure
             measurement.error_type = measurement.error_type or type(exc).__qualname__
             raise
         finally:

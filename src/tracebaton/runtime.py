@@ -41,6 +41,9 @@ __all__ = ["Role", "Runtime", "WorkerService", "configure_telemetry"]
 #: Seconds the last spans and events get to leave the process.
 FLUSH_SECONDS = 4.0
 
+#: Seconds between two looks at a queue's depth: two calls a minute, where metrics go somewhere.
+_DEPTH_SECONDS = 30.0
+
 Role = Literal["api", "worker"]
 
 _log = logging.getLogger("tracebaton")
@@ -309,6 +312,8 @@ class WorkerService:
             visibility_seconds=settings.visibility_seconds,
             drain_seconds=settings.drain_seconds,
             wait_seconds=wait_seconds,
+            depth_seconds=_DEPTH_SECONDS if runtime.telemetry.has_metrics else None,
+            meter_provider=runtime.telemetry.meter_provider,
         )
         self._watch = runtime.dlq_watch(foreign)
 

@@ -96,6 +96,22 @@ METRIC_PROCESS_DURATION: Final = "messaging.process.duration"
 METRIC_SPANS_EXPORTED: Final = "otel.sdk.exporter.span.exported"
 COMPONENT_NAME: Final = "otel.component.name"
 
+# What the worker measures beyond those.
+METRIC_QUEUE_TIME: Final = "tracebaton.queue.time"
+METRIC_QUEUE_MESSAGES: Final = "tracebaton.queue.messages"
+METRIC_QUEUE_AGE: Final = "tracebaton.queue.age"
+METRIC_CALLS: Final = "tracebaton.queue.calls"
+METRIC_SETTLED: Final = "tracebaton.messages.settled"
+METRIC_DRAINED: Final = "tracebaton.messages.drained"
+METRIC_TASK_ATTEMPTS: Final = "tracebaton.task.attempts"
+METRIC_LEASE_EXTENSIONS: Final = "tracebaton.lease.extensions"
+METRIC_LEASE_LATENESS: Final = "tracebaton.lease.lateness"
+METRIC_POLLER_RESTARTS: Final = "tracebaton.poller.restarts"
+QUEUE_STAGE: Final = "tracebaton.queue.stage"
+QUEUE_STATE: Final = "tracebaton.queue.state"
+LEASE_OUTCOME: Final = "tracebaton.lease.outcome"
+OUTCOME: Final = "tracebaton.outcome"
+
 # Sentry.
 SENTRY_OP: Final = "sentry.op"
 SENTRY_RETRY_COUNT: Final = "messaging.message.retry.count"

@@ -90,7 +90,10 @@ def test_the_queues_metrics_have_the_conventions_names(pipelines: Any, otlp: Otl
 
 
 def test_a_block_is_measured_with_its_failure(pipelines: Any, otlp: OtlpReceiver) -> None:
-    """One that was settled inside is named by whoever did it, one that escapes by its class."""
+    """
+    One that was settled inside is named by whoever did it, one that escapes by its class; one that
+    is cancelled has not failed.
+    """
     telemetry = pipelines({"OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url})
     metrics = MessagingMetrics(telemetry.meter_provider)
     with metrics.processing("jobs"):
@@ -99,12 +102,14 @@ def test_a_block_is_measured_with_its_failure(pipelines: Any, otlp: OtlpReceiver
         measurement.error_type = "Reject"
     with pytest.raises(asyncio.CancelledError), metrics.processing("jobs"):
         raise asyncio.CancelledError
+    with pytest.raises(LookupError), metrics.processing("jobs"):
+        raise LookupError
     telemetry.shutdown(5)
 
     points = otlp.metrics()["messaging.process.duration"].histogram.data_points
     found = [(said(point.attributes).get("error.type"), point.count) for point in points]
 
-    assert found == [(None, 1), ("Reject", 1), ("CancelledError", 1)]
+    assert found == [(None, 2), ("Reject", 1), ("LookupError", 1)]
     assert all(0 <= point.sum < 5 for point in points)
 
 

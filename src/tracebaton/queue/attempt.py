@@ -3,10 +3,11 @@ One attempt at one message, what its span says, and the verdict it ends with.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from opentelemetry.trace import Span, SpanContext
+from opentelemetry.trace import Link, Span
 
 from tracebaton.metrics import Measurement
 from tracebaton.queue.event import TaskEvent
@@ -26,12 +27,16 @@ from tracebaton.semconv import (
     QUEUE_PREFETCH_MS,
     RECEIVE_COUNT,
     TASK_ID,
+    TASK_STATUS,
     TASK_TYPE,
 )
-from tracebaton.tasks import Backoff
+from tracebaton.tasks import Backoff, TaskStatus
 from tracebaton.w3c import format_traceparent
 
-__all__ = ["Attempt", "Verdict", "milliseconds", "process_attributes"]
+__all__ = ["Attempt", "Verdict", "milliseconds", "process_attributes", "waiting_times"]
+
+#: The span attribute of each stage in which a message waits.
+_STAGES = {"delay": QUEUE_DELAY_MS, "backlog": QUEUE_BACKLOG_MS, "prefetch": QUEUE_PREFETCH_MS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Attempt:
     What the steps of one delivery share.
 
     Attributes:
-        origin: The span that sent the message, its own one where nobody said.
+        origin: Links the span that sent the message, None where nobody said.
     """
 
     incoming: Incoming
@@ -61,7 +66,7 @@ class Attempt:
     span: Span
     measurement: Measurement
     backoff: Backoff
-    origin: SpanContext
+    origin: Link | None
 
     @property
     def number(self) -> int:
@@ -94,6 +99,11 @@ class Attempt:
         ids = self.span.get_span_context()
         return format_traceparent(ids) if ids.is_valid else None
 
+    def became(self, status: TaskStatus) -> None:
+        """Note what this attempt has made of the task, for the span and the count of attempts."""
+        self.span.set_attribute(TASK_STATUS, status.value)
+        self.measurement.status = status.value
+
     @property
     def event(self) -> TaskEvent:
         """Return what the message asks for."""
@@ -103,11 +113,11 @@ class Attempt:
 
 
 def process_attributes(
-    queue_name: str, incoming: Incoming, lease: Lease, *, now: float
+    queue_name: str, incoming: Incoming, waited: Mapping[str, float]
 ) -> dict[str, Any]:
     """Return the attributes of the ``process`` span, known before it starts."""
     message, event = incoming.message, incoming.event
-    known = {
+    known: dict[str, Any] = {
         MESSAGING_SYSTEM: AWS_SQS,
         MESSAGING_DESTINATION: queue_name,
         MESSAGING_OPERATION_NAME: "process",
@@ -116,10 +126,11 @@ def process_attributes(
         MESSAGING_BODY_SIZE: byte_size(message.body),
         RECEIVE_COUNT: message.receive_count,
     }
-    task = {} if event is None else {TASK_TYPE: event.type, TASK_ID: event.id}
-    prefetch = time.monotonic() - lease.received_at
-    waited = _waited(incoming, received=now - prefetch)
-    return known | task | waited | {QUEUE_PREFETCH_MS: milliseconds(prefetch)}
+    if event is not None:
+        known |= {TASK_TYPE: event.type, TASK_ID: event.id}
+    for stage, seconds in waited.items():
+        known[_STAGES[stage]] = milliseconds(seconds)
+    return known
 
 
 def milliseconds(seconds: float) -> float:
@@ -127,18 +138,16 @@ def milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-def _waited(incoming: Incoming, *, received: float) -> dict[str, float]:
+def waiting_times(incoming: Incoming, lease: Lease, *, now: float) -> Mapping[str, float]:
     """
-    Split the time since the send into the delay that was asked for and the backlog.
+    Split the time since the send: the delay that was asked for, the backlog, the wait in here.
 
-    Only the first delivery's: later ones also waited for a handler and a back-off.
+    The first two only of the first delivery: later ones also waited for a handler and a back-off.
     """
+    prefetch = time.monotonic() - lease.received_at
     sent = incoming.message.system.get("SentTimestamp")
     if sent is None or incoming.message.receive_count > 1:
-        return {}
+        return {"prefetch": prefetch}
     delay = incoming.event.delay_seconds if incoming.event else 0
-    backlog = received - int(sent) / 1000 - delay
-    return {
-        QUEUE_DELAY_MS: milliseconds(delay),
-        QUEUE_BACKLOG_MS: milliseconds(max(0.0, backlog)),
-    }
+    backlog = now - prefetch - int(sent) / 1000 - delay
+    return {"delay": delay, "backlog": max(0.0, backlog), "prefetch": prefetch}

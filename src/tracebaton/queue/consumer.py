@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from tracebaton.queue.attempt import Verdict
 from tracebaton.queue.delivery import Delivery
+from tracebaton.queue.depth import watch_depth
 from tracebaton.queue.heartbeat import Leases
 from tracebaton.queue.lease import MARGIN, Lease
+from tracebaton.queue.meters import WorkerMeters
 from tracebaton.queue.pollers import Pollers
 from tracebaton.queue.receiver import Polls
 from tracebaton.queue.records import LeaseRecords
@@ -47,15 +49,15 @@ class Limits:
 
     Attributes:
         concurrency: Handlers that run at once.
-        prefetch: Messages held beyond those.
         patience: Seconds after which a receive counts as hung, None for the default.
+        depth_seconds: Seconds between two looks at the queue's depth, None to measure none.
     """
 
     concurrency: int = 10
-    prefetch: int = 0
     visibility_seconds: int = 60
     wait_seconds: int = 20
     patience: float | None = None
+    depth_seconds: float | None = None
 
 
 class Consumer:
@@ -73,6 +75,7 @@ class Consumer:
         limits: Limits,
         stop: Stop,
         tally: Tally,
+        meters: WorkerMeters,
     ) -> None:
         """
         Set which queue.
@@ -90,10 +93,11 @@ class Consumer:
         self._limits = limits
         self._stop = stop
         self._tally = tally
+        self._meters = meters
         self._pollers: Pollers | None = None
         self._leases: Leases
         self._settler: Settler
-        self._heartbeat: asyncio.Task[None]
+        self._beside: list[asyncio.Task[None]] = []
         #: What is in hand.
         self.running: dict[asyncio.Task[None], Lease] = {}
 
@@ -120,11 +124,15 @@ class Consumer:
             url,
             visibility_seconds=self._limits.visibility_seconds,
             on_extended=self._records.renew,
+            meters=self._meters,
         )
-        self._settler = Settler(self._sqs, url)
+        self._settler = Settler(self._sqs, url, meters=self._meters)
         count = _pollers(self._limits.concurrency, fifo=self.queue.fifo)
         self._pollers = Pollers(self._polls(), count, patience=self._limits.patience)
-        self._heartbeat = asyncio.create_task(self._leases.run(), name="tracebaton-heartbeat")
+        self._beside.append(asyncio.create_task(self._leases.run(), name="tracebaton-heartbeat"))
+        if (seconds := self._limits.depth_seconds) is not None:
+            depth = watch_depth(self.queue, self._meters, self._stop, seconds=seconds)
+            self._beside.append(asyncio.create_task(depth, name="tracebaton-depth"))
 
     async def receive(self) -> None:
         """Receive until the stop; what is in hand then is the drain's."""
@@ -133,8 +141,8 @@ class Consumer:
 
     def close(self) -> None:
         """End the heartbeat; what is still in hand comes again when its lease runs out."""
-        if self._pollers is not None:
-            self._heartbeat.cancel()
+        for task in self._beside:
+            task.cancel()
 
     def _polls(self) -> Polls:
         return Polls(
@@ -148,6 +156,7 @@ class Consumer:
             # lose an attempt each time. One at a time, SQS keeps them in the queue.
             most=1 if self.queue.fifo else BATCH,
             wait_seconds=self._limits.wait_seconds,
+            meters=self._meters,
         )
 
     def _take(self, message: Received, received_at: float) -> None:

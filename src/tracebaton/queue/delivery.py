@@ -8,20 +8,16 @@ under its deadline, outcome.
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import fields, replace
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from opentelemetry import context as otel
 from opentelemetry import trace
-from opentelemetry.trace import Link, Span, SpanKind, Tracer
+from opentelemetry.trace import Link, Tracer
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
 from tracebaton import context
-from tracebaton.context import RequestStore
 from tracebaton.errors import (
     InvalidTaskData,
     MessageError,
@@ -29,13 +25,11 @@ from tracebaton.errors import (
     TaskCancelled,
     UnknownSchemaVersion,
 )
-from tracebaton.metrics import MessagingMetrics
 from tracebaton.problems import Reporter
-from tracebaton.propagation import MessageContext, Propagator
-from tracebaton.queue.attempt import Attempt, Verdict, process_attributes
+from tracebaton.queue.arrival import Arrivals
+from tracebaton.queue.attempt import Attempt, Verdict
 from tracebaton.queue.batch import Gatherer
 from tracebaton.queue.calling import HandlerCalls
-from tracebaton.queue.incoming import Incoming, Reader, identity_only
 from tracebaton.queue.lease import Lease
 from tracebaton.queue.outcomes import Outcomes
 from tracebaton.queue.quarantine import Quarantine
@@ -45,9 +39,8 @@ from tracebaton.semconv import (
     EVENT_TASK_DUPLICATE,
     EVENT_TASK_STARTED,
     EVENT_WORKER_FAILURE,
-    TASK_STATUS,
 )
-from tracebaton.tasks import ENDED, Backoff, Registry, Task, TaskStatus, TaskStore, TaskType
+from tracebaton.tasks import ENDED, Registry, Task, TaskStatus, TaskStore, TaskType
 from tracebaton.w3c import parse_traceparent
 
 __all__ = ["Delivery"]
@@ -61,33 +54,23 @@ class Delivery:
     def __init__(
         self,
         *,
-        queue_name: str,
-        reader: Reader,
+        arrivals: Arrivals,
         registry: Registry,
         store: TaskStore | None,
         tracer: Tracer,
-        propagator: Propagator,
         reporter: Reporter,
         policy: RetryPolicy,
         calls: HandlerCalls,
-        store_type: type[RequestStore] = RequestStore,
         quarantine: Quarantine | None = None,
-        metrics: MessagingMetrics | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._metrics = metrics or MessagingMetrics()
-        self._queue_name = queue_name
-        self._reader = reader
+        self._arrivals = arrivals
         self._registry = registry
         self._store = store
         self._tracer = tracer
-        self._propagator = propagator
         self._reporter = reporter
         self._policy = policy
         self._calls = calls
-        self._store_type = store_type
-        own = {field.name for field in fields(RequestStore)}
-        self._custom = [field.name for field in fields(store_type) if field.name not in own]
         self._now = now
         self._outcomes = Outcomes(store=store, reporter=reporter, policy=policy, now=now)
         self._unfit = Unfit(self._outcomes, quarantine)
@@ -98,88 +81,21 @@ class Delivery:
     async def run(self, lease: Lease) -> Verdict:
         """Handle the message of *lease*; cancelling this discards the handler's result."""
         try:
-            return await self._run(lease)
+            with self._arrivals.entered(lease) as attempt:
+                return await self._run(attempt)
         except Exception as exc:  # our own mistake, not the handler's: it holds no message up
             fields = {"message_id": lease.message.message_id}
             _log.error(EVENT_WORKER_FAILURE, exc_info=exc, extra={"fields": fields})
             return self._outcomes.mistaken(lease.message.receive_count, exc)
 
-    async def _run(self, lease: Lease) -> Verdict:
-        incoming = self._reader.read(lease.message)
-        extracted, links = self._extracted(incoming)
-        origin = extracted.parent if not links else links[0].context
-        request = self._request(incoming, extracted)
-        with (
-            self._reporter.isolated(),
-            context.entered(request, lease.entered(extracted.context)),
-            self._span(incoming, lease, links) as span,
-            self._metrics.processing(self._queue_name) as measurement,
-        ):
-            ids = span.get_span_context()
-            context.bind_trace(trace.format_trace_id(ids.trace_id) if ids.is_valid else None)
-            lease.context = otel.get_current()
-            attempt = Attempt(
-                incoming=incoming,
-                lease=lease,
-                span=span,
-                measurement=measurement,
-                backoff=self._backoff(incoming),
-                origin=origin if origin.is_valid else ids,
-            )
-            try:
-                checked = await self._checked(attempt)
-            except MessageError as exc:
-                link = Link(origin) if origin.is_valid else None
-                return await self._unfit.settle(attempt, exc, origin=link)
-            except Exception as exc:  # the task store is away, for one
-                return await self._outcomes.failed(attempt, exc)
-            return await self._deliver(attempt, *checked)
-
-    def _extracted(self, incoming: Incoming) -> tuple[MessageContext, Sequence[Link]]:
-        """Return the context to start from, and a link where its trace is not to be continued."""
-        whole = self._propagator.extract_message(
-            incoming.carrier, aws_trace_header=incoming.trace_header, own=incoming.own
-        )
-        if incoming.event is None or incoming.event.propagate == "parent":
-            return whole, ()
-        identity = self._propagator.extract_message(
-            identity_only(incoming.carrier), own=incoming.own
-        )
-        linked = incoming.event.propagate == "link" and whole.parent.is_valid
-        return identity, (Link(whole.parent),) if linked else ()
-
-    def _request(self, incoming: Incoming, extracted: MessageContext) -> RequestStore:
-        """Return the request store that the message carries; who wrote it decides what of it."""
-        event, said = incoming.event, extracted.fields
-        correlation_id = said.get("correlation_id") or (event.correlation_id if event else None)
-        store = self._store_type(
-            correlation_id=context.valid_correlation_id(correlation_id),
-            task_id=event.id if event else None,
-            attempt=incoming.message.receive_count,
-        )
-        if not incoming.own or event is None:
-            return store
-        custom: dict[str, Any] = {name: said[name] for name in self._custom if name in said}
-        return replace(store, user_id=said.get("user_id") or event.user_id, **custom)
-
-    def _backoff(self, incoming: Incoming) -> Backoff:
-        """Return the back-off of the message's task type, the worker's where it has none."""
-        event = incoming.event
-        if event is None or event.type not in self._registry:
-            return self._policy
-        return self._registry[event.type].retry or self._policy
-
-    def _span(
-        self, incoming: Incoming, lease: Lease, links: Sequence[Link]
-    ) -> AbstractContextManager[Span]:
-        return self._tracer.start_as_current_span(
-            f"process {self._queue_name}",
-            kind=SpanKind.CONSUMER,
-            attributes=process_attributes(self._queue_name, incoming, lease, now=self._now()),
-            links=links,
-            record_exception=False,
-            set_status_on_exception=False,
-        )
+    async def _run(self, attempt: Attempt) -> Verdict:
+        try:
+            checked = await self._checked(attempt)
+        except MessageError as exc:
+            return await self._unfit.settle(attempt, exc)
+        except Exception as exc:  # the task store is away, for one
+            return await self._outcomes.failed(attempt, exc)
+        return await self._deliver(attempt, *checked)
 
     async def _checked(self, attempt: Attempt) -> tuple[TaskType, BaseModel]:
         """
@@ -274,7 +190,7 @@ class Delivery:
         On its last attempt it goes: the first one is in the queue and comes again if it fails. A
         dead one stays for SQS to move.
         """
-        attempt.span.set_attribute(TASK_STATUS, task.status.value)
+        attempt.became(task.status)
         _log.info(EVENT_TASK_DUPLICATE, extra={"fields": {"status": task.status.value}})
         if task.status is TaskStatus.DEAD:
             return Verdict("retry", attempt.delay)
@@ -286,7 +202,8 @@ class Delivery:
     async def _result(self, attempt: Attempt, kind: TaskType, data: BaseModel) -> Any:
         gather = None
         if kind.batch is not None:
-            gather = partial(self._gatherer(kind, kind.batch).run, origin=Link(attempt.origin))
+            origin = attempt.origin or Link(attempt.span.get_span_context())
+            gather = partial(self._gatherer(kind, kind.batch).run, origin=origin)
         return await self._calls.call(
             kind, data, task_id=attempt.event.id, attempt=attempt.number, gather=gather
         )
@@ -295,7 +212,7 @@ class Delivery:
         if kind.name not in self._gatherers:
             self._gatherers[kind.name] = Gatherer(
                 kind,
-                queue_name=self._queue_name,
+                queue_name=self._arrivals.queue_name,
                 tracer=self._tracer,
                 reporter=self._reporter,
                 calls=self._calls,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from tracebaton.queue.lease import LIMIT_MARGIN, MARGIN, Lease
+from tracebaton.queue.meters import WorkerMeters
 from tracebaton.queue.sqs import BATCH, Entry, Received, Sqs
 
 __all__ = ["Leases"]
@@ -39,6 +40,7 @@ class Leases:
         *,
         visibility_seconds: int,
         on_extended: Callable[[Sequence[Lease]], None] | None = None,
+        meters: WorkerMeters | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -51,6 +53,8 @@ class Leases:
         self._queue_url = queue_url
         self._visibility = visibility_seconds
         self._on_extended = on_extended
+        self._name = queue_url.rsplit("/", 1)[-1]
+        self._meters = meters or WorkerMeters()
         self._now = now
         self._held: dict[str, Lease] = {}
         self._interval = visibility_seconds / 3
@@ -188,6 +192,8 @@ class Leases:
 
     async def _extend(self, leases: Sequence[Lease]) -> None:
         asked = self._now()
+        self._meters.called(self._name, "extend")
+        self._meters.late(self._name, max(0.0, asked - min(lease.due for lease in leases)))
         handles = [lease.message.receipt_handle for lease in leases]
         seconds = [self._seconds(lease, asked) for lease in leases]
         outcomes = await self._sqs.change_visibility(
@@ -198,6 +204,7 @@ class Leases:
             if lease.message.receipt_handle != handle:
                 continue  # adopted meanwhile: the answer is about a handle that is no longer ours
             self._confirm(lease, outcome, asked=asked, seconds=until)
+            self._meters.extended(self._name, outcome)
             if outcome == "ok":
                 extended.append(lease)
         if extended and self._on_extended is not None:
@@ -214,6 +221,7 @@ class Leases:
             lease.due = self._soon()
 
     def _failed(self, leases: Sequence[Lease], failure: BaseException) -> None:
+        self._meters.extended(self._name, "failed", leases=len(leases))
         for lease in leases:
             lease.due = self._soon()
         reason = str(failure.__cause__ or failure)

@@ -25,7 +25,6 @@ from tracebaton.semconv import (
     EVENT_TASK_RETRIED,
     EVENT_TASK_SUCCEEDED,
     EVENT_TELEMETRY_FAILED,
-    TASK_STATUS,
 )
 from tracebaton.tasks import ENDED, TaskStatus, TaskStore
 from tracebaton.tasks.task import rfc3339
@@ -56,7 +55,7 @@ class Outcomes:
         status = TaskStatus.SUCCEEDED
         if not await self._finish(attempt, status, result=result):
             return await self._superseded(attempt)
-        attempt.span.set_attribute(TASK_STATUS, status.value)
+        attempt.became(status)
         fields = {"task_type": attempt.event.type, "duration_ms": milliseconds(seconds)}
         _log.info(EVENT_TASK_SUCCEEDED, extra={"fields": fields})
         return Verdict("delete")
@@ -64,7 +63,7 @@ class Outcomes:
     def cancelled(self, attempt: Attempt) -> Verdict:
         """Let go of a message whose task was cancelled while its handler ran."""
         status = TaskStatus.CANCELLED
-        attempt.span.set_attribute(TASK_STATUS, status.value)
+        attempt.became(status)
         _log.info(EVENT_TASK_CANCELLED, extra={"fields": {"task_type": attempt.event.type}})
         return Verdict("delete")
 
@@ -83,7 +82,7 @@ class Outcomes:
         """End the task with the problem of *exc*."""
         problems.record(exc, outcome, attempt.span)
         attempt.measurement.error_type = outcome.error_type
-        attempt.span.set_attribute(TASK_STATUS, status.value)
+        attempt.became(status)
         error = self.problem(attempt, outcome)
         if not await self.written(self._finish(attempt, status, error=error)):
             # The state is not written, so the message must not go either.
@@ -196,7 +195,7 @@ class Outcomes:
             "retry_in_seconds": delay,
         }
         attempt.span.add_event(EVENT_TASK_RETRIED, said)
-        attempt.span.set_attribute(TASK_STATUS, TaskStatus.QUEUED.value)
+        attempt.became(TaskStatus.QUEUED)
         fields = {"task_type": attempt.event.type, "error_type": outcome.error_type, **said}
         _log.warning(EVENT_TASK_RETRIED, extra={"fields": fields}, exc_info=_stack(exc))
         await self.given_back(attempt, outcome, delay)

@@ -94,6 +94,7 @@ class Pollers:
         failure = None if task.cancelled() else task.exception()
         if failure is None and not task.cancelled():
             return
+        self._polls.meters.restarted(self._polls.queue.name, "dead" if failure else "hung")
         fields = {"queue": self._polls.queue.name}
         _log.error(EVENT_POLLER_RESTARTED, exc_info=failure, extra={"fields": fields})
         await self._polls.stop.sleep(_RESTART_SECONDS)

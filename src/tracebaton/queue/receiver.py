@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tracebaton.errors import TracebatonError
-from tracebaton.metrics import MessagingMetrics
+from tracebaton.queue.meters import WorkerMeters
 from tracebaton.queue.room import Share
 from tracebaton.queue.sqs import BATCH, Queue, Received, Sqs
 from tracebaton.queue.stop import Stop
@@ -52,7 +52,7 @@ class Polls:
     most: int = BATCH
     wait_seconds: int = WAIT_SECONDS
     work: asyncio.Event = field(default_factory=asyncio.Event)
-    metrics: MessagingMetrics = field(default_factory=MessagingMetrics)
+    meters: WorkerMeters = field(default_factory=WorkerMeters)
 
 
 class Receiver:
@@ -135,13 +135,14 @@ class Receiver:
         return longest if places == 1 or self._polls.share.alone else min(1, longest)
 
     def _measure(self, outcome: list[Received] | TracebatonError, seconds: float) -> None:
-        failed = isinstance(outcome, TracebatonError)
-        self._polls.metrics.received(
-            self._polls.queue.name,
-            seconds,
-            messages=0 if isinstance(outcome, TracebatonError) else len(outcome),
-            error_type=type(outcome).__qualname__ if failed else None,
-        )
+        name, meters = self._polls.queue.name, self._polls.meters
+        meters.called(name, "receive")
+        if isinstance(outcome, TracebatonError):
+            error_type = type(outcome).__qualname__
+            meters.messaging.received(name, seconds, messages=0, error_type=error_type)
+        else:
+            meters.messaging.received(name, seconds, messages=len(outcome))
+            meters.age(name, max(map(_age, outcome), default=0.0))
 
     async def _back_off(self, error: TracebatonError) -> None:
         ceiling = min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** min(self._failures, 10))
@@ -160,6 +161,12 @@ class Receiver:
             },
         )
         await self._polls.stop.sleep(pause)
+
+
+def _age(message: Received) -> float:
+    """Return how long ago *message* was sent, in seconds."""
+    sent = message.system.get("SentTimestamp")
+    return 0.0 if sent is None else max(0.0, time.time() - int(sent) / 1000)
 
 
 class _Poll:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from tracebaton.errors import QueueUnavailable
-from tracebaton.metrics import MessagingMetrics
+from tracebaton.queue.meters import WorkerMeters
 from tracebaton.queue.sqs import BATCH, Entry, Sqs
 
 __all__ = ["Settler"]
@@ -47,7 +47,7 @@ class Settler:
         queue_url: str,
         *,
         calls: int = 2,
-        metrics: MessagingMetrics | None = None,
+        meters: WorkerMeters | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -64,9 +64,9 @@ class Settler:
             return await sqs.change_visibility(queue_url, changes)
 
         name = queue_url.rsplit("/", 1)[-1]
-        metrics = metrics or MessagingMetrics()
-        self._acks = _Lane("ack", delete, name=name, calls=calls, metrics=metrics, now=now)
-        self._nacks = _Lane("nack", show, name=name, calls=calls, metrics=metrics, now=now)
+        meters = meters or WorkerMeters()
+        self._acks = _Lane("ack", delete, name=name, calls=calls, meters=meters, now=now)
+        self._nacks = _Lane("nack", show, name=name, calls=calls, meters=meters, now=now)
 
     async def ack(self, receipt_handle: str, *, until: float = float("inf")) -> bool:
         """
@@ -97,14 +97,14 @@ class _Lane:
         *,
         name: str,
         calls: int,
-        metrics: MessagingMetrics,
+        meters: WorkerMeters,
         now: Callable[[], float],
     ) -> None:
         self._operation = operation
         self._call = call
         self._name = name
         self._calls = calls
-        self._metrics = metrics
+        self._meters = meters
         self._now = now
         self._waiting: deque[_Waiting] = deque()
         self._running: set[asyncio.Task[None]] = set()
@@ -113,7 +113,10 @@ class _Lane:
     async def settle(self, change: _Change, until: float) -> bool:
         entry = _Waiting(change, until, asyncio.get_running_loop().create_future())
         self._put(entry)
-        return await entry.done  # whoever waits may be cancelled: the entry is settled all the same
+        # Whoever waits may be cancelled: the entry is settled all the same.
+        settled = await entry.done
+        self._meters.settled(self._name, self._operation, ok=settled)
+        return settled
 
     async def flush(self) -> None:
         while self._running:
@@ -181,7 +184,10 @@ class _Lane:
         self._put(entry)
 
     def _measure(self, seconds: float, error_type: str | None) -> None:
-        self._metrics.settled(self._name, seconds, operation=self._operation, error_type=error_type)
+        self._meters.called(self._name, self._operation)
+        self._meters.messaging.settled(
+            self._name, seconds, operation=self._operation, error_type=error_type
+        )
 
 
 def _tell(entry: _Waiting, *, settled: bool) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from opentelemetry.trace import Link
-
 from tracebaton import problems
 from tracebaton.errors import MessageError, TracebatonError, UntrustedMessage
 from tracebaton.problems import Outcome
@@ -19,7 +17,6 @@ from tracebaton.semconv import (
     EVENT_MESSAGE_NOT_QUARANTINED,
     EVENT_MESSAGE_QUARANTINED,
     EVENT_TASK_DUPLICATE,
-    TASK_STATUS,
 )
 from tracebaton.tasks import ENDED, Task, TaskStatus
 
@@ -37,12 +34,9 @@ class Unfit:
         self._outcomes = outcomes
         self._quarantine = quarantine
 
-    async def settle(self, attempt: Attempt, exc: MessageError, *, origin: Link | None) -> Verdict:
+    async def settle(self, attempt: Attempt, exc: MessageError) -> Verdict:
         """
         Copy the message to quarantine, end its task, report it; without a copy it stays.
-
-        Args:
-            origin: Links the span that the message came from.
         """
         outcome = replace(problems.outcome_of(exc), level="error", reported=True)
         try:
@@ -51,7 +45,7 @@ class Unfit:
             return await self._kept(attempt, exc, outcome, str(failure.__cause__ or failure))
         # A dead task's message came back from the DLQ: it is no copy, and must not be lost.
         if task is not None and task.status in ENDED - {TaskStatus.DEAD}:
-            attempt.span.set_attribute(TASK_STATUS, task.status.value)
+            attempt.became(task.status)
             _log.info(EVENT_TASK_DUPLICATE, extra={"fields": {"status": task.status.value}})
             return Verdict("delete")
         problems.record(exc, outcome, attempt.span)
@@ -59,7 +53,7 @@ class Unfit:
         if self._quarantine is None:
             return await self._kept(attempt, exc, outcome, _NO_QUEUE, task)
         try:
-            copy_id = await self._quarantine.send(attempt.incoming, exc, origin=origin)
+            copy_id = await self._quarantine.send(attempt.incoming, exc, origin=attempt.origin)
         except TracebatonError as failure:
             reason = str(failure.__cause__ or failure)
             return await self._kept(attempt, exc, outcome, reason, task)
@@ -129,7 +123,7 @@ class Unfit:
             return
         error = self._outcomes.problem(attempt, outcome)
         await store.finish(task_id, status, attempt=attempt.number, error=error)
-        attempt.span.set_attribute(TASK_STATUS, status.value)
+        attempt.became(status)
 
     def _fields(self, attempt: Attempt, outcome: Outcome) -> dict[str, Any]:
         event = attempt.incoming.event

@@ -8,18 +8,22 @@ made visible again after a delay, or left alone because it is no longer ours.
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Tracer
 
 from tracebaton.context import RequestStore
 from tracebaton.problems import NO_REPORTER, Reporter
 from tracebaton.propagation import Propagator
+from tracebaton.queue.arrival import Arrivals
 from tracebaton.queue.calling import HandlerCalls
 from tracebaton.queue.consumer import Consumer, Limits, Tally
 from tracebaton.queue.delivery import Delivery
 from tracebaton.queue.drain import DrainReport, drain
 from tracebaton.queue.foreign import ForeignRoute
 from tracebaton.queue.incoming import Reader
+from tracebaton.queue.meters import WorkerMeters
 from tracebaton.queue.quarantine import Quarantine
 from tracebaton.queue.records import LeaseRecords
 from tracebaton.queue.retry import RetryPolicy
@@ -57,6 +61,8 @@ class Worker:
         drain_seconds: float = 20.0,
         wait_seconds: int = 20,
         patience: float | None = None,
+        depth_seconds: float | None = None,
+        meter_provider: MeterProvider | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -76,6 +82,9 @@ class Worker:
                 ends finds the next one here.
             patience: Seconds after which a receive counts as hung: by default two long polls
                 and 10 s.
+            depth_seconds: Seconds between two looks at a queue's depth, for the metrics; None to
+                measure none.
+            meter_provider: The global one by default.
         """
         weights = {queue: 1} if isinstance(queue, Queue) else dict(queue)
         self._drain_seconds = drain_seconds
@@ -91,20 +100,32 @@ class Worker:
             visibility_seconds=visibility_seconds,
             wait_seconds=wait_seconds,
             patience=patience,
+            depth_seconds=depth_seconds,
         )
+        self._meters = WorkerMeters(meter_provider)
+        policy = policy or RetryPolicy()
 
         def delivery(one: Queue) -> Delivery:
-            return Delivery(
-                queue_name=one.name,
+            arrivals = Arrivals(
+                one.name,
                 reader=Reader(queue_name=one.name, routes=foreign, keys=keys),
                 registry=registry,
-                store=store,
                 tracer=tracer,
                 propagator=propagator,
                 reporter=reporter,
-                policy=policy or RetryPolicy(),
-                calls=self._calls,
+                backoff=policy,
                 store_type=store_type,
+                meters=self._meters,
+                now=now,
+            )
+            return Delivery(
+                arrivals=arrivals,
+                registry=registry,
+                store=store,
+                tracer=tracer,
+                reporter=reporter,
+                policy=policy,
+                calls=self._calls,
                 quarantine=None
                 if quarantine is None
                 else Quarantine(sqs, quarantine, source=one.name, tracer=tracer, now=now),
@@ -122,6 +143,7 @@ class Worker:
                 limits=limits,
                 stop=self._stopping,
                 tally=self._tally,
+                meters=self._meters,
             )
             for one, weight in weights.items()
         ]
@@ -160,7 +182,7 @@ class Worker:
             for consumer in self._consumers:
                 await consumer.open()
             await asyncio.gather(*(consumer.receive() for consumer in self._consumers))
-            return await drain(
+            report = await drain(
                 self._consumers,
                 tally=self._tally,
                 seconds=self._drain_seconds,
@@ -172,3 +194,5 @@ class Worker:
                 consumer.close()
             self._records.close()
             self._threads.close()
+        self._meters.drained(asdict(report))
+        return report
