@@ -313,6 +313,7 @@ class WorkerService:
             drain_seconds=settings.drain_seconds,
             wait_seconds=wait_seconds,
             depth_seconds=_DEPTH_SECONDS if runtime.telemetry.has_metrics else None,
+            block_seconds=settings.loop_block_seconds or None,
             meter_provider=runtime.telemetry.meter_provider,
         )
         self._watch = runtime.dlq_watch(foreign)

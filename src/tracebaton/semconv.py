@@ -106,6 +106,7 @@ METRIC_DRAINED: Final = "tracebaton.messages.drained"
 METRIC_TASK_ATTEMPTS: Final = "tracebaton.task.attempts"
 METRIC_LEASE_EXTENSIONS: Final = "tracebaton.lease.extensions"
 METRIC_LEASE_LATENESS: Final = "tracebaton.lease.lateness"
+METRIC_LOOP_BLOCKED: Final = "tracebaton.loop.blocked"
 METRIC_POLLER_RESTARTS: Final = "tracebaton.poller.restarts"
 QUEUE_STAGE: Final = "tracebaton.queue.stage"
 QUEUE_STATE: Final = "tracebaton.queue.state"
@@ -178,6 +179,8 @@ EVENT_WORKER_FAILURE: Final = "worker.failure"
 #: A worker process of ``--processes`` began, or ended by itself.
 EVENT_CHILD_STARTED: Final = "child.started"
 EVENT_CHILD_ENDED: Final = "child.ended"
+#: Something holds up the event loop, and every message with it.
+EVENT_LOOP_BLOCKED: Final = "loop.blocked"
 #: A poll loop died and was started again, or its receive did not come back.
 EVENT_POLLER_RESTARTED: Final = "poller.restarted"
 EVENT_POLLER_STALLED: Final = "poller.stalled"

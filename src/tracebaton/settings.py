@@ -204,6 +204,7 @@ class Settings(BaseModel):
     visibility_seconds: int = Field(60, alias="TRACEBATON_VISIBILITY_SECONDS", ge=5, le=43_200)
     max_attempts: int = Field(5, alias="TRACEBATON_MAX_ATTEMPTS", ge=1, le=1000)
     drain_seconds: float = Field(20.0, alias="TRACEBATON_DRAIN_SECONDS", ge=0, le=43_200)
+    loop_block_seconds: float = Field(2.0, alias="TRACEBATON_LOOP_BLOCK_SECONDS", ge=0, le=3600)
     retry_base_seconds: float = Field(1.0, alias="TRACEBATON_RETRY_BASE_SECONDS", gt=0, le=43_200)
     retry_cap_seconds: float = Field(300.0, alias="TRACEBATON_RETRY_CAP_SECONDS", gt=0, le=43_200)
 

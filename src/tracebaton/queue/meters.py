@@ -19,6 +19,7 @@ from tracebaton.semconv import (
     METRIC_DRAINED,
     METRIC_LEASE_EXTENSIONS,
     METRIC_LEASE_LATENESS,
+    METRIC_LOOP_BLOCKED,
     METRIC_POLLER_RESTARTS,
     METRIC_QUEUE_AGE,
     METRIC_QUEUE_MESSAGES,
@@ -97,6 +98,10 @@ class WorkerMeters:
         """Count a poll loop that was started again."""
         self._restarts.add(1, {MESSAGING_DESTINATION: queue, OUTCOME: reason})
 
+    def blocked(self, seconds: float) -> None:
+        """Measure a block of the event loop."""
+        self._blocks.record(seconds)
+
     def drained(self, messages: Mapping[str, int]) -> None:
         """Count what a stop made of the messages in hand: acked, released, abandoned."""
         for outcome, count in messages.items():
@@ -119,6 +124,10 @@ class WorkerMeters:
         return self._histogram(
             METRIC_LEASE_LATENESS, "How late extensions of leases were.", _LATENESS
         )
+
+    @cached_property
+    def _blocks(self) -> Histogram:
+        return self._histogram(METRIC_LOOP_BLOCKED, "How long the loop did not turn.", _LATENESS)
 
     @cached_property
     def _calls(self) -> Counter:

@@ -9,7 +9,9 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
+from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Tracer
 
@@ -17,6 +19,7 @@ from tracebaton.context import RequestStore
 from tracebaton.problems import NO_REPORTER, Reporter
 from tracebaton.propagation import Propagator
 from tracebaton.queue.arrival import Arrivals
+from tracebaton.queue.blocks import BlockWatch
 from tracebaton.queue.calling import HandlerCalls
 from tracebaton.queue.consumer import Consumer, Limits, Tally
 from tracebaton.queue.delivery import Delivery
@@ -62,6 +65,7 @@ class Worker:
         wait_seconds: int = 20,
         patience: float | None = None,
         depth_seconds: float | None = None,
+        block_seconds: float | None = None,
         meter_provider: MeterProvider | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -84,6 +88,8 @@ class Worker:
                 and 10 s.
             depth_seconds: Seconds between two looks at a queue's depth, for the metrics; None to
                 measure none.
+            block_seconds: Seconds after which an event loop that does not turn counts as blocked;
+                None to watch for none.
             meter_provider: The global one by default.
         """
         weights = {queue: 1} if isinstance(queue, Queue) else dict(queue)
@@ -103,6 +109,11 @@ class Worker:
             depth_seconds=depth_seconds,
         )
         self._meters = WorkerMeters(meter_provider)
+        self._blocks = None
+        if block_seconds is not None:
+            self._blocks = BlockWatch(
+                block_seconds, whose=self._whose, measure=self._meters.blocked
+            )
         policy = policy or RetryPolicy()
 
         def delivery(one: Queue) -> Delivery:
@@ -160,8 +171,16 @@ class Worker:
             "queue": all(consumer.answered for consumer in every),
             "task_store": all(consumer.delivery.store_matches for consumer in every),
             "heartbeat": all(consumer.on_time for consumer in every),
+            "event_loop": self._blocks is None or self._blocks.well,
             "running": not self._stopping.asked,
         }
+
+    def _whose(self, task: asyncio.Task[Any]) -> Context | None:
+        """Return where the message is that *task* handles."""
+        for consumer in self._consumers:
+            if (lease := consumer.running.get(task)) is not None:
+                return lease.context
+        return None
 
     def alive(self) -> Mapping[str, bool]:
         """Tell whether what cannot be helped but by a new process works: for liveness."""
@@ -178,6 +197,8 @@ class Worker:
     async def run(self) -> DrainReport:
         """Work until `stop()` is called and everything in hand is settled."""
         watch = asyncio.create_task(self._calls.watch(), name="tracebaton-cancellations")
+        if self._blocks is not None:
+            self._blocks.start()
         try:
             for consumer in self._consumers:
                 await consumer.open()
@@ -190,6 +211,8 @@ class Worker:
             )
         finally:
             watch.cancel()
+            if self._blocks is not None:
+                self._blocks.stop()
             for consumer in self._consumers:
                 consumer.close()
             self._records.close()
