@@ -47,12 +47,12 @@ class Child:
     """
 
     def __init__(
-        self, name: str, process: asyncio.subprocess.Process, lines: int, out: Out
+        self, name: str, process: asyncio.subprocess.Process, lines: int, out: Out, ready: str
     ) -> None:
         self.name = name
         self.process = process
         self._out = out
-        self._marker = f'{{"event": "{name}.ready"'.encode()
+        self._marker = f'{{"event": "{ready}"'.encode()
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[Mapping[str, Any] | None] = self._loop.create_future()
         self._silent = asyncio.Event()
@@ -125,13 +125,21 @@ class Child:
 
 
 async def start(
-    name: str, arguments: Sequence[str], *, environment: Mapping[str, str], out: Out
+    name: str,
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    out: Out,
+    ready: str | None = None,
 ) -> Child:
     """
     Start ``tracebaton NAME ARGUMENTS``.
 
     Its stdin closes with this process, however that ends; with ``TRACEBATON_STOP_WITH_STDIN`` in
     *environment* it stops then.
+
+    Args:
+        ready: Its ready event, ``NAME.ready`` by default.
     """
     reading, writing = os.pipe()
     try:
@@ -148,4 +156,4 @@ async def start(
         raise
     finally:
         os.close(writing)
-    return Child(name, process, reading, out)
+    return Child(name, process, reading, out, ready or f"{name}.ready")

@@ -171,7 +171,7 @@ class Runtime:
         letters = None if self.dlq is None else self.dead_letters(self.dlq, foreign)
         if self.dlq is None or letters is None:
             return None
-        return DlqWatch(self.sqs, self.dlq, letters=letters)
+        return DlqWatch(self.sqs, self.dlq, letters=letters, interval=self.settings.dlq_seconds)
 
     async def mailbox(self, kind: Kind) -> Queue:
         """

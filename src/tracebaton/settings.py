@@ -208,6 +208,8 @@ class Settings(BaseModel):
     retry_base_seconds: float = Field(1.0, alias="TRACEBATON_RETRY_BASE_SECONDS", gt=0, le=43_200)
     retry_cap_seconds: float = Field(300.0, alias="TRACEBATON_RETRY_CAP_SECONDS", gt=0, le=43_200)
 
+    dlq_seconds: float = Field(15.0, alias="TRACEBATON_DLQ_SECONDS", gt=0, le=43_200)
+
     # HTTP
     auth: Literal["none", "api-key"] = Field("none", alias="TRACEBATON_AUTH")
     api_keys_file: Path | None = Field(None, alias="TRACEBATON_API_KEYS_FILE")

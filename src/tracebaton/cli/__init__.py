@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from tracebaton.cli import keys, letters, serve, trace
+from tracebaton.cli import chaos, keys, letters, serve, trace
 from tracebaton.errors import ConfigurationError, TracebatonError
 
 __all__ = ["main"]
@@ -23,6 +23,8 @@ command.command("dev")(serve.dev)
 command.command("api")(serve.api)
 command.command("worker")(serve.worker)
 command.command("trace")(trace.trace)
+command.command("chaos")(chaos.chaos)
+command.command("chaos-worker", hidden=True)(chaos.chaos_worker)
 command.add_typer(keys.command, name="keys")
 command.add_typer(letters.commands("dlq"), name="dlq")
 command.add_typer(letters.commands("quarantine"), name="quarantine")

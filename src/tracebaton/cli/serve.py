@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["api", "dev", "worker"]
+__all__ = ["announce", "api", "dev", "worker"]
 
 _CHAT = "tracebaton.examples.chat:app"
 
@@ -61,7 +61,7 @@ def api(app: App = _CHAT, host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Serve the API."""
     from tracebaton.processes import load_app, run_api
 
-    asyncio.run(run_api(load_app(app), host=host, port=port, announce=_announce))
+    asyncio.run(run_api(load_app(app), host=host, port=port, announce=announce))
     _leave(0)
 
 
@@ -77,10 +77,10 @@ def worker(
 
         options = CrewOptions(app=app, processes=processes, host=host, port=port)
         out, pretty = sys.stdout.buffer, sys.stdout.isatty()
-        _leave(asyncio.run(run_crew(options, announce=_announce, out=out, pretty=pretty)))
+        _leave(asyncio.run(run_crew(options, announce=announce, out=out, pretty=pretty)))
     from tracebaton.processes import load_app, run_worker
 
-    asyncio.run(run_worker(load_app(app), host=host, port=port, announce=_announce))
+    asyncio.run(run_worker(load_app(app), host=host, port=port, announce=announce))
     _leave(0)
 
 
@@ -89,7 +89,7 @@ def _leave(code: int) -> None:
     raise typer.Exit(code)
 
 
-def _announce(event: Mapping[str, Any]) -> None:
+def announce(event: Mapping[str, Any]) -> None:
     """Print the one line that says a process is up."""
     if not sys.stdout.isatty():
         print(json.dumps(event), flush=True)
@@ -100,7 +100,7 @@ def _announce(event: Mapping[str, Any]) -> None:
 
 def _announce_dev(event: Mapping[str, Any]) -> None:
     if not sys.stdout.isatty():
-        _announce(event)
+        announce(event)
         return
     print(
         f"ready  api {event['api']}  viewer {event['viewer'] or 'off'}  sqs {event['sqs']}"

@@ -19,7 +19,7 @@ from tracebaton.local.loopback import loopback, stranger
 from tracebaton.local.pages import is_page, page
 from tracebaton.local.wire import ACTIONS, Wire
 
-__all__ = ["LocalSqs", "LocalSqsThread"]
+__all__ = ["LocalSqs", "LocalSqsThread", "SqsExchange"]
 
 #: Seconds that connections get at the end to send what was written.
 _CLOSE_SECONDS: Final = 0.5
@@ -170,7 +170,7 @@ class LocalSqs:
             exchange.respond(page(request, self.faults, self.stats))
             return None
         target = request.headers.get("x-amz-target")
-        cancel = self._wire.call(target, request.body, _SqsExchange(exchange))
+        cancel = self._wire.call(target, request.body, SqsExchange(exchange))
         self._set_timer()
         return cancel
 
@@ -240,7 +240,7 @@ class LocalSqsThread:
         return done.result()
 
 
-class _SqsExchange:
+class SqsExchange:
     """The answer of the wire, dressed as HTTP."""
 
     __slots__ = ("_exchange",)

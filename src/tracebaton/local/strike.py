@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
-from tracebaton.local.fault import Fault
+from tracebaton.local.fault import Effect, Fault
 from tracebaton.local.message import Message
 from tracebaton.local.queues import Queue
 
@@ -52,14 +52,15 @@ class Strike:
     The faults that befall one call.
 
     Attributes:
+        queue: The name of the queue that the call is on.
         delay_before, delay_after: Seconds between the request, its effect and the answer.
         end_before, end_after: The fault that stands in for the effect, or for the answer.
     """
 
-    __slots__ = ("_parts", "_queue", "delay_after", "delay_before", "end_after", "end_before")
+    __slots__ = ("_parts", "delay_after", "delay_before", "end_after", "end_before", "queue")
 
     def __init__(self, befallen: Sequence[Befallen], queue: str | None) -> None:
-        self._queue = queue
+        self.queue = queue
         self._parts = [one for one in befallen if one.fault.of_parts]
         due = [one for one in befallen if not one.fault.of_parts and one.due()]
         before = [one for one in due if not one.fault.after]
@@ -72,26 +73,33 @@ class Strike:
         """Befall the queue before a receive looks into it."""
         for one in self._of("reorder"):
             if one.due() and queue.stock.line.shuffle(one.order):
-                one.count(self._queue)
+                one.count(self.queue)
 
     def failure(self) -> Fault | None:
         """Return what befalls the next entry of a batch."""
         struck = [one for one in self._of("fail_entries") if one.due()]
         if not struck:
             return None
-        struck[0].count(self._queue)
+        struck[0].count(self.queue)
         return struck[0].fault
+
+    def struck(self, effect: Effect) -> bool:
+        """Return whether *effect* befalls the next message, or the next receive; asked once."""
+        struck = [one for one in self._of(effect) if one.due()]
+        for one in struck[:1]:
+            one.count(self.queue)
+        return bool(struck)
 
     def deliver(self, queue: Queue, messages: Sequence[Message]) -> None:
         """Befall messages once the answer that hands them out is written."""
         for message in messages:
             for one in self._of("duplicate"):
                 if one.due() and _repeat(queue, message):
-                    one.count(self._queue)
+                    one.count(self.queue)
             for one in self._of("lose_handle"):
                 if one.due():
                     message.handle = message.twin = ""
-                    one.count(self._queue)
+                    one.count(self.queue)
 
     def _of(self, effect: str) -> list[Befallen]:
         return [one for one in self._parts if one.fault.effect == effect]
@@ -100,7 +108,7 @@ class Strike:
         delays = [one for one in befallen if one.fault.effect == "delay"]
         ends = [one for one in befallen if one.fault.effect != "delay"][:1]
         for one in (*delays, *ends):
-            one.count(self._queue)
+            one.count(self.queue)
         return sum(one.fault.seconds for one in delays), ends[0].fault if ends else None
 
 
