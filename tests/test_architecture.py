@@ -21,6 +21,7 @@ FLOORS = (
     {"telemetry", "queue", "local", "viewer"},
     {"http"},
     {"runtime"},
+    {"serverless"},
     {"application"},
     {"children", "processes"},
     {"crew", "dev"},

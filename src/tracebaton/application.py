@@ -29,6 +29,7 @@ from tracebaton.queue.foreign import ForeignRoute
 from tracebaton.queue.producer import Item
 from tracebaton.queue.retry import RetryPolicy
 from tracebaton.runtime import Role, Runtime, WorkerService
+from tracebaton.serverless import LambdaHandler
 from tracebaton.settings import Settings
 from tracebaton.tasks import Backoff, Handler, Registry, Task, TaskStore, TaskType
 from tracebaton.telemetry.pipeline import Telemetry
@@ -310,6 +311,15 @@ class Tracebaton:
             store_type=self.store_type,
             wait_seconds=wait_seconds,
         )
+
+    def lambda_handler(self) -> LambdaHandler:
+        """
+        Return the handler of an AWS Lambda function whose event source is the queue.
+
+        ``handler = app.lambda_handler()`` beside the application; the event source mapping needs
+        ``ReportBatchItemFailures``.
+        """
+        return LambdaHandler(lambda: self.worker())
 
     @contextmanager
     def staged(self, settings: Settings, telemetry: Telemetry) -> Iterator[Runtime]:

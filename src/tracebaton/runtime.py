@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from tracebaton.http.auth import Authenticator, authenticator
 from tracebaton.logs import configure_logging
 from tracebaton.queue.dead import DeadLetters
 from tracebaton.queue.dlq_watch import DlqWatch
+from tracebaton.queue.event_source import EventSource
 from tracebaton.queue.foreign import ForeignRoute
 from tracebaton.queue.incoming import Reader
 from tracebaton.queue.letters import Kind, Letters
@@ -366,6 +367,20 @@ class WorkerService:
         finally:
             self._stopped.set()
             await watching
+
+    def event_source(self) -> EventSource:
+        """Return what handles the events of an SQS event source of AWS Lambda with this worker."""
+        queues = {queue.name: queue for queue in self.runtime.queues}
+
+        async def url(name: str) -> str:
+            return await (queues.get(name) or Queue(self.runtime.sqs, name=name)).url()
+
+        return EventSource(
+            self.runtime.sqs,
+            delivery=cache(self._worker.delivery),
+            url=url,
+            concurrency=self.runtime.settings.concurrency,
+        )
 
     def stop(self) -> None:
         """Stop receiving and drain; a second call gives back what is in hand at once."""

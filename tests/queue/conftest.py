@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import clean_environment
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -210,3 +211,13 @@ async def bench(tmp_path: Path, attempts: int) -> AsyncIterator[Bench]:
         await sqs.close()
     await store.close()
     provider.shutdown()
+
+
+@pytest.fixture
+def clean_env() -> Callable[..., dict[str, str]]:
+    """Return what makes an environment of nothing that configures us but what is given."""
+
+    def environment(**given: str) -> dict[str, str]:
+        return clean_environment() | given
+
+    return environment

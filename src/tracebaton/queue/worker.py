@@ -116,10 +116,10 @@ class Worker:
             )
         policy = policy or RetryPolicy()
 
-        def delivery(one: Queue) -> Delivery:
+        def delivery(queue_name: str) -> Delivery:
             arrivals = Arrivals(
-                one.name,
-                reader=Reader(queue_name=one.name, routes=foreign, keys=keys),
+                queue_name,
+                reader=Reader(queue_name=queue_name, routes=foreign, keys=keys),
                 registry=registry,
                 tracer=tracer,
                 propagator=propagator,
@@ -139,17 +139,19 @@ class Worker:
                 calls=self._calls,
                 quarantine=None
                 if quarantine is None
-                else Quarantine(sqs, quarantine, source=one.name, tracer=tracer, now=now),
+                else Quarantine(sqs, quarantine, source=queue_name, tracer=tracer, now=now),
                 now=now,
             )
 
+        #: Returns who delivers the messages of the queue of that name.
+        self.delivery = delivery
         self._consumers = [
             Consumer(
                 sqs,
                 one,
                 share=self._room.share(weight),
                 slots=slots,
-                delivery=delivery(one),
+                delivery=delivery(one.name),
                 records=self._records,
                 limits=limits,
                 stop=self._stopping,
