@@ -26,3 +26,20 @@ def test_telemetry_bench_measures(part: str, row: str, figure: str, tmp_path: Pa
 
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["rounds"][0][row][figure] > 0
+
+
+@pytest.mark.parametrize(
+    ("part", "row", "figure"),
+    [
+        ("burst", "ours", "arrived"),
+        ("memory", "requests", "spans_sent"),
+        ("threads", "spans", "spans_sent"),
+    ],
+)
+def test_sentry_bench_measures(part: str, row: str, figure: str, tmp_path: Path) -> None:
+    """Each part sends a little and tells what arrived."""
+    command = [sys.executable, str(ROOT / "bench" / "sentry"), part, "--quick"]
+    subprocess.run([*command, "--json", str(tmp_path / "told.json")], check=True, timeout=60)
+
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["rounds"][0][row][figure] > 0

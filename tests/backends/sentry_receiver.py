@@ -63,7 +63,10 @@ class SentryReceiver:
         otlp: Every OTLP request to ``/api/1/integration/otlp/v1/traces/``, oldest first.
         otlp_headers: The headers of each of those.
         status: What each POST is answered with.
+        headers: What each answer has besides.
         delay: Seconds before the answer; it can be cut short by `close()`.
+        posts: POSTs that were answered, whatever the answer was.
+        at_once: The most that were held at the same time.
     """
 
     def __init__(self) -> None:
@@ -71,7 +74,9 @@ class SentryReceiver:
         self.otlp: list[ExportTraceServiceRequest] = []
         self.otlp_headers: list[dict[str, str]] = []
         self.status = 200
+        self.headers: dict[str, str] = {}
         self.delay = 0.0
+        self.posts = self.at_once = self._held = 0
         self._closed = threading.Event()
         self._changed = threading.Condition()
         receiver = self
@@ -84,10 +89,13 @@ class SentryReceiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
-                receiver._closed.wait(receiver.delay)
+                with receiver._holding():
+                    receiver._closed.wait(receiver.delay)
                 if receiver.status == 200:
                     receiver._take(self.path, body, dict(self.headers))
                 self.send_response(receiver.status)
+                for name, value in receiver.headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", "2")
                 self.end_headers()
                 self.wfile.write(b"{}")
@@ -116,6 +124,16 @@ class SentryReceiver:
     def dsn(self) -> str:
         """Return the DSN to configure: public key ``public``, project 1."""
         return f"http://public@127.0.0.1:{self.port}/1"
+
+    @contextmanager
+    def _holding(self) -> Iterator[None]:
+        with self._changed:
+            self._held += 1
+            self.at_once = max(self.at_once, self._held)
+        yield
+        with self._changed:
+            self._held -= 1
+            self.posts += 1
 
     def _take(self, path: str, body: bytes, headers: dict[str, str]) -> None:
         with self._changed:

@@ -44,6 +44,27 @@ def test_a_full_queue_refuses_and_a_deadline_is_kept() -> None:
     assert handover.drain(5)
 
 
+def test_what_waits_at_the_end_is_let_go() -> None:
+    """What is in hand ends by itself; nothing more is taken."""
+    gate, begun, seen = threading.Event(), threading.Event(), list[int]()
+
+    def handle(item: int) -> None:
+        begun.set()
+        gate.wait(5)
+        seen.append(item)
+
+    handover: Handover[int] = Handover(handle, name="back", limit=5)
+    for number in range(3):
+        handover.submit(number)
+    assert begun.wait(5)
+
+    assert handover.close() == 3
+    assert not handover.submit(4)
+    gate.set()
+    assert handover.drain(5)
+    assert seen == [0]
+
+
 def test_several_threads_run_when_one_is_not_enough() -> None:
     """They meet, which one alone could not."""
     barrier = threading.Barrier(3)

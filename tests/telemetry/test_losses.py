@@ -27,12 +27,12 @@ def test_a_line_says_what_was_lost_since_the_last(caplog: pytest.LogCaptureFixtu
 
 def test_parcels_account_for_every_span(caplog: pytest.LogCaptureFixture) -> None:
     """Sent, lost or on the way; a parcel without spans is only a parcel."""
-    flight = InFlight(Losses("sentry"))
+    flight = InFlight(Losses("sentry"), Losses("sentry", signal="events"))
     flight.receive(10)
     flight.pack("a", 6)
     flight.pack("b", 4)
-    for _ in range(3):
-        flight.dispatch()
+    for parcel in ("a", "b", None):
+        flight.dispatch(parcel)
     assert (flight.parcels, flight.sent, flight.unsent) == (3, 0, 10)
     flight.settle("a", None)
     flight.settle("b", "status_500")
@@ -40,3 +40,24 @@ def test_parcels_account_for_every_span(caplog: pytest.LogCaptureFixture) -> Non
 
     assert (flight.parcels, flight.sent, flight.unsent) == (0, 6, 4)
     assert lines(caplog) == [{"destination": "sentry", "spans": 4, "reason": "status_500"}]
+
+
+def test_an_event_is_a_parcel_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    """One that is lost is said, and so is what was on its way when the process stopped."""
+    flight = InFlight(Losses("sentry"), Losses("sentry", signal="events"))
+    flight.receive(3)
+    flight.pack("spans", 3)
+    for parcel in ("spans", "lost", "late", "sent", None):
+        flight.dispatch(parcel)
+    flight.settle("lost", "network")
+    flight.settle("sent", None)
+    flight.close()
+    for parcel in ("spans", "late", None):  # whoever is still sending comes too late
+        flight.settle(parcel, "network")
+
+    assert (flight.parcels, flight.sent, flight.unsent) == (0, 0, 3)
+    assert lines(caplog) == [
+        {"destination": "sentry", "events": 1, "reason": "network"},
+        {"destination": "sentry", "spans": 3, "reason": "the process stopped"},
+        {"destination": "sentry", "events": 1, "reason": "the process stopped"},
+    ]

@@ -89,6 +89,15 @@ class Handover(Generic[Item]):
                 lambda: not len(self), max(0.0, deadline - time.monotonic())
             )
 
+    def close(self) -> int:
+        """Let go of what waits, take nothing more, and return how much that was."""
+        with self._changed:
+            left = len(self)
+            self._limit = 0
+            self._items.clear()
+            self._changed.notify_all()
+        return left
+
     def __len__(self) -> int:
         """Return how many items wait or are just handled."""
         return len(self._items) + self._busy

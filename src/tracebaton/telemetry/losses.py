@@ -151,18 +151,24 @@ class Ledger:
 
 
 class InFlight:
-    """The spans handed to a destination whose sending somebody else does, in parcels."""
+    """
+    What was handed to a destination whose sending somebody else does, in parcels.
 
-    def __init__(self, losses: Losses) -> None:
-        """Start at zero; what is refused goes to *losses*."""
-        self._losses = losses
+    A parcel holds spans, or is an event, which is one thing.
+    """
+
+    def __init__(self, spans: Losses, events: Losses) -> None:
+        """Start at zero; what is refused goes to *spans* or to *events*."""
+        self._losses = spans
+        self._event_losses = events
         self._start_at_zero()
         in_child(self._start_at_zero)
 
     def _start_at_zero(self) -> None:
         self._lock = threading.Lock()
         self._contents: dict[str, int] = {}
-        self._parcels = self._received = self._sent = 0
+        self._parcels = self._received = self._sent = self._events = 0
+        self._closed = False
 
     @property
     def parcels(self) -> int:
@@ -189,20 +195,35 @@ class InFlight:
         with self._lock:
             self._contents[parcel] = spans
 
-    def dispatch(self) -> None:
-        """Count a parcel that leaves."""
+    def dispatch(self, parcel: str | None) -> None:
+        """Count a *parcel* that leaves; what has no name is neither spans nor an event."""
         with self._lock:
             self._parcels += 1
+            self._events += self._is_event(parcel)
 
     def settle(self, parcel: str | None, refused: str | None) -> None:
         """Count *parcel* as arrived, or as lost because it was *refused*."""
         with self._lock:
+            is_event = self._is_event(parcel)
             spans = self._contents.pop(parcel or "", 0)
             self._parcels -= 1
+            self._events -= is_event
             self._sent += 0 if refused else spans
-        if refused:
+        if refused and is_event and not self._closed:
+            self._event_losses.add(1, refused)
+        elif refused and spans:
             self.lose(spans, refused)
+
+    def _is_event(self, parcel: str | None) -> bool:
+        return parcel is not None and parcel not in self._contents
 
     def lose(self, spans: int, reason: str) -> None:
         """Count *spans* that will not arrive."""
-        self._losses.add(spans, reason)
+        if not self._closed:
+            self._losses.add(spans, reason)
+
+    def close(self) -> None:
+        """Count what is on its way as lost, and say what is not yet said."""
+        self._closed = True
+        self._losses.close(max(0, self.unsent - self._losses.count))
+        self._event_losses.close(self._events)

@@ -119,8 +119,9 @@ class Sentry:
             units=self._units,
         )
         self._losses = Losses(self.destination)
-        self._flight = InFlight(self._losses)
+        self._flight = InFlight(self._losses, Losses(self.destination, signal="events"))
         self._outages = Outages()
+        self._left = 0
         self._handover: Handover[Unit[Scope]] = Handover(
             self._send,
             name="tracebaton-sentry",
@@ -133,6 +134,7 @@ class Sentry:
             environment=environment,
             before_send=self._before_send,
             before_send_transaction=self._held.put_back,
+            before_breadcrumb=self._before_breadcrumb,
             transport_queue_size=queue_size,
             # A class, because the SDK builds it from its own options.
             transport=type("Transport", (ParallelTransport,), {"flight": self._flight}),
@@ -179,7 +181,7 @@ class Sentry:
     @property
     def waiting(self) -> int:
         """Return how many units and envelopes are still on their way."""
-        return len(self._handover) + self._flight.parcels
+        return self._left + len(self._handover) + self._flight.parcels
 
     def force_flush(self, timeout: float) -> bool:
         """Send what is ready within *timeout* seconds and tell whether all of it left."""
@@ -195,6 +197,8 @@ class Sentry:
         self._outages.send_due(all_of_them=True)
         sentry_sdk.profiler.stop_profiler()
         sentry_sdk.get_client().close(timeout=max(0.0, deadline - time.monotonic()))
+        self._left = self._handover.close()
+        self._flight.close()
 
     def _is_own_call(self, span: ReadableSpan) -> bool:
         urls = ((span.attributes or {}).get(name) for name in URL_ATTRIBUTES)
@@ -237,6 +241,11 @@ class Sentry:
         if ids is not None and context.get("trace_id") == ids[0]:
             context["dynamic_sampling_context"] = self.members.current_header()
         return mask_event(event)
+
+    def _before_breadcrumb(self, crumb: Any, hint: Mapping[str, Any]) -> Any:
+        """Keep the calls to Sentry itself out: the SDK does not know them by a DSN with a port."""
+        url = (crumb.get("data") or {}).get("url")
+        return None if url and self._dsn.netloc in str(url) else crumb
 
 
 def _options(settings: Settings) -> dict[str, Any]:

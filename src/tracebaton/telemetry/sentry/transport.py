@@ -17,7 +17,7 @@ from tracebaton.telemetry.losses import InFlight
 __all__ = ["ParallelTransport"]
 
 #: The SDK sends one envelope after the other: at 50 ms a round trip that is 20 a second.
-CONNECTIONS: Final = 8
+CONNECTIONS: Final = 16
 
 
 class _Senders:
@@ -42,7 +42,8 @@ class _Senders:
         return len(self._handover) >= self._limit
 
     def kill(self) -> None:
-        """Do nothing: the threads are daemons and idle."""
+        """Let go of what is queued; the threads are daemons."""
+        self._handover.close()
 
 
 class ParallelTransport(HttpTransport):
@@ -69,11 +70,12 @@ class ParallelTransport(HttpTransport):
 
     def capture_envelope(self, envelope: Envelope) -> None:
         """Queue *envelope*."""
-        self.flight.dispatch()
+        parcel = envelope.headers.get("event_id")
+        self.flight.dispatch(parcel)
         self._refused.reason = None
         super().capture_envelope(envelope)
         if self._refused.reason:  # the queue is full
-            self.flight.settle(envelope.headers.get("event_id"), self._refused.reason)
+            self.flight.settle(parcel, self._refused.reason)
 
     def on_dropped_event(self, _reason: str) -> None:
         """Remember why the envelope in hand did not arrive."""
