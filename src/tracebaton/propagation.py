@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from opentelemetry import context as otel
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import (
     CarrierT,
@@ -60,6 +60,7 @@ __all__ = [
     "MessageContext",
     "Propagator",
     "SentryMembers",
+    "installed",
     "trusted_parent",
     "undecided_parent",
 ]
@@ -275,6 +276,12 @@ def _values(getter: Getter[CarrierT], carrier: CarrierT, key: str) -> Sequence[s
         return getter.get(carrier, key) or ()
     except Exception:  # bytes that a foreign getter cannot read cost this header, and no other
         return ()
+
+
+def installed() -> Propagator:
+    """Return the process's propagator where it is ours, else one that trusts no caller."""
+    found = propagate.get_global_textmap()
+    return found if isinstance(found, Propagator) else Propagator()
 
 
 def _lower(hosts: frozenset[str]) -> frozenset[str]:

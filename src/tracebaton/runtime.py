@@ -95,15 +95,7 @@ class Runtime:
             )
         self.telemetry = telemetry or build(settings, role=role, sample_rates=sample_rates)
         self.service_name = str(self.telemetry.resource.attributes["service.name"])
-        self.sqs = Sqs(
-            SqsAccess(
-                endpoint=settings.sqs_endpoint,
-                region=settings.region,
-                # boto3 would ask the instance metadata service for credentials nobody has.
-                anonymous=settings.sqs_on_loopback and not settings.has_aws_credentials,
-                fast=settings.fast_sqs,
-            )
-        )
+        self.sqs = Sqs(SqsAccess.of(settings))
         self.queue = Queue(self.sqs, url=settings.queue_url, name=settings.queue_name)
         #: What a worker receives from, by weight; tasks are sent to the first one.
         self.queues = self._queues()

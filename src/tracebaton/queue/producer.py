@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from tracebaton import context, problems
 from tracebaton.errors import QueueUnavailable, TracebatonError
 from tracebaton.metrics import MessagingMetrics
-from tracebaton.propagation import Propagator
+from tracebaton.propagation import Propagator, installed
 from tracebaton.queue.batches import send_all
 from tracebaton.queue.coalescing import Coalescer, Departure
 from tracebaton.queue.event import Propagate, TaskEvent
@@ -36,6 +36,7 @@ from tracebaton.semconv import (
     MESSAGING_BODY_SIZE,
     MESSAGING_CONVERSATION_ID,
     MESSAGING_MESSAGE_ID,
+    SCOPE,
 )
 from tracebaton.tasks import Registry, Task, TaskStore, TaskType
 from tracebaton.tasks.task import rfc3339
@@ -60,10 +61,10 @@ class Producer:
         queue: Queue,
         *,
         registry: Registry,
-        store: TaskStore | None,
-        tracer: Tracer,
-        propagator: Propagator,
-        source: str,
+        store: TaskStore | None = None,
+        tracer: Tracer | None = None,
+        propagator: Propagator | None = None,
+        source: str = "/tracebaton",
         keys: MessageKeys | None = None,
         metrics: MessagingMetrics | None = None,
         now: Callable[[], float] = time.time,
@@ -73,6 +74,8 @@ class Producer:
 
         Args:
             store: Where the tasks are saved, None to send messages only.
+            tracer: Of the process's provider by default.
+            propagator: The process's by default, see `configure_telemetry()`.
             source: The sender as a URI reference, such as ``/tracebaton-api``.
             keys: The first one signs every message.
         """
@@ -81,8 +84,8 @@ class Producer:
         self._registry = registry
         #: To be flushed before the store closes.
         self.outbox = Outbox(store)
-        self._tracer = tracer
-        self._propagator = propagator
+        self._tracer = tracer or trace.get_tracer(SCOPE)
+        self._propagator = propagator or installed()
         self._source = source
         self._keys = keys
         self._now = now

@@ -25,6 +25,7 @@ from tracebaton.errors import (
 )
 from tracebaton.queue.fastpath import FastPath
 from tracebaton.queue.message import Attribute, Outgoing, Received, Sent, received, request_entry
+from tracebaton.settings import Settings
 
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
@@ -83,6 +84,17 @@ class SqsAccess:
     anonymous: bool = False
     threads: int = 8
     fast: bool = True
+
+    @classmethod
+    def of(cls, settings: Settings) -> "SqsAccess":
+        """Return the access that *settings* name: ``AWS_*``, or what the queue's URL says."""
+        return cls(
+            endpoint=settings.sqs_endpoint,
+            region=settings.region,
+            # boto3 would ask the instance metadata service for credentials nobody has.
+            anonymous=settings.sqs_on_loopback and not settings.has_aws_credentials,
+            fast=settings.fast_sqs,
+        )
 
 
 #: SQS's own limit on a message, body and attributes together, unless the queue says less.

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Tracer
 
 from tracebaton.context import RequestStore
 from tracebaton.problems import NO_REPORTER, Reporter
-from tracebaton.propagation import Propagator
+from tracebaton.propagation import Propagator, installed
 from tracebaton.queue.arrival import Arrivals
 from tracebaton.queue.blocks import BlockWatch
 from tracebaton.queue.calling import HandlerCalls
@@ -35,6 +36,7 @@ from tracebaton.queue.signature import MessageKeys
 from tracebaton.queue.sqs import Queue, Sqs
 from tracebaton.queue.stop import Stop
 from tracebaton.queue.threads import HandlerThreads
+from tracebaton.semconv import SCOPE
 from tracebaton.tasks import Registry, TaskStore
 
 __all__ = ["DrainReport", "Worker"]
@@ -49,9 +51,9 @@ class Worker:
         queue: Queue | Mapping[Queue, int],
         *,
         registry: Registry,
-        store: TaskStore | None,
-        tracer: Tracer,
-        propagator: Propagator,
+        store: TaskStore | None = None,
+        tracer: Tracer | None = None,
+        propagator: Propagator | None = None,
         reporter: Reporter = NO_REPORTER,
         policy: RetryPolicy | None = None,
         quarantine: Queue | None = None,
@@ -76,6 +78,8 @@ class Worker:
             queue: One, or several with their weights: while all have messages, a queue of weight 3
                 gets three times the handlers of one of weight 1. None ever gets none.
             store: Where the tasks are, None to run without task resources.
+            tracer: Of the process's provider by default.
+            propagator: The process's by default, see `configure_telemetry()`.
             quarantine: Where messages go that cannot be handled; without it they stay until SQS
                 moves them to the DLQ.
             foreign: Name the task types of messages that no producer of ours wrote.
@@ -92,6 +96,7 @@ class Worker:
                 None to watch for none.
             meter_provider: The global one by default.
         """
+        spans, carrier = tracer or trace.get_tracer(SCOPE), propagator or installed()
         weights = {queue: 1} if isinstance(queue, Queue) else dict(queue)
         self._drain_seconds = drain_seconds
         self._threads = HandlerThreads(concurrency)
@@ -121,8 +126,8 @@ class Worker:
                 queue_name,
                 reader=Reader(queue_name=queue_name, routes=foreign, keys=keys),
                 registry=registry,
-                tracer=tracer,
-                propagator=propagator,
+                tracer=spans,
+                propagator=carrier,
                 reporter=reporter,
                 backoff=policy,
                 store_type=store_type,
@@ -133,13 +138,13 @@ class Worker:
                 arrivals=arrivals,
                 registry=registry,
                 store=store,
-                tracer=tracer,
+                tracer=spans,
                 reporter=reporter,
                 policy=policy,
                 calls=self._calls,
                 quarantine=None
                 if quarantine is None
-                else Quarantine(sqs, quarantine, source=queue_name, tracer=tracer, now=now),
+                else Quarantine(sqs, quarantine, source=queue_name, tracer=spans, now=now),
                 now=now,
             )
 
