@@ -13,6 +13,8 @@ from tracebaton.queue.retry import RetryPolicy
 from tracebaton.tasks import TaskStatus
 
 from .conftest import Bench, Note, until, working
+from .scripted_sqs import ScriptedSqs, failed
+from .test_receiver import MESSAGE, worker_of
 
 
 def said(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
@@ -209,3 +211,40 @@ def in_flight(bench: Bench, count: int) -> Any:
         return counts["in_flight"] == count
 
     return ask
+
+
+async def test_a_beat_that_lands_after_the_delete_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The message was done and gone; SQS says that the handle is none, and nobody minds."""
+    beating, deleted, go, answered = (threading.Event() for _ in range(4))
+
+    def answer(action: str, request: dict[str, Any]) -> Any:
+        if action == "ReceiveMessage":
+            first = sum(one == action for one, _ in sqs.requests) == 1
+            return {"Messages": [MESSAGE]} if first else {}
+        if action == "DeleteMessageBatch":
+            deleted.set()
+            return {"Successful": [], "Failed": []}
+        beating.set()
+        go.wait(10)
+        answered.set()
+        return failed("0", code="ReceiptHandleIsInvalid", sender=True)
+
+    async def handler(note: Note) -> None:
+        await asyncio.to_thread(beating.wait, 10)
+
+    with ScriptedSqs(answer) as sqs:
+        client, worker = worker_of(sqs, handler, visibility_seconds=5)
+
+        async def in_hand() -> int:
+            return worker.in_hand
+
+        async with working(worker):
+            assert await asyncio.to_thread(deleted.wait, 10)
+            go.set()
+            assert await asyncio.to_thread(answered.wait, 10)
+            await until(in_hand, lambda held: held == 0)
+        await client.close()
+
+    assert [record.message for record in caplog.records] == []
