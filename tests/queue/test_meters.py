@@ -13,6 +13,7 @@ from tracebaton.errors import Reject
 from tracebaton.queue.depth import watch_depth
 from tracebaton.queue.meters import WorkerMeters
 from tracebaton.queue.stop import Stop
+from tracebaton.tasks import TaskStatus
 
 from .conftest import Bench, Note, until, working
 from .scripted_sqs import ScriptedSqs
@@ -127,6 +128,25 @@ async def test_attempts_and_settles_are_counted(bench: Bench, meters: Meters) ->
     ) == {("ack", "ok"): 2, ("nack", "ok"): 3}
     assert calls["receive"] >= 3
     assert (calls["ack"] <= 2, calls["nack"] <= 3) == (True, True)
+
+
+async def test_what_did_not_run_is_no_success(bench: Bench, meters: Meters) -> None:
+    """A copy of what has ended, and what went to quarantine, count as what they are."""
+    bench.handle(lambda note: None)
+    task = await bench.producer().enqueue("note", Note())
+    await bench.store.start(task.id, attempt=1)
+    await bench.store.finish(task.id, TaskStatus.SUCCEEDED, attempt=1)
+    await bench.send("no JSON")
+    worker = bench.worker(
+        wait_seconds=0, quarantine=bench.quarantine, meter_provider=meters.provider
+    )
+    async with working(worker):
+        await bench.holds(0)
+
+    assert meters.by("tracebaton.task.attempts", "tracebaton.task.status") == {
+        "duplicate": 1,
+        "quarantined": 1,
+    }
 
 
 async def test_leases_are_counted_by_what_became_of_them(bench: Bench, meters: Meters) -> None:

@@ -99,10 +99,15 @@ class Attempt:
         ids = self.span.get_span_context()
         return format_traceparent(ids) if ids.is_valid else None
 
-    def became(self, status: TaskStatus) -> None:
-        """Note what this attempt has made of the task, for the span and the count of attempts."""
+    def became(self, status: TaskStatus, *, counted: str | None = None) -> None:
+        """
+        Note what this attempt has made of the task, for the span and the count of attempts.
+
+        Args:
+            counted: What it counts as instead, where it was not this attempt that made it so.
+        """
         self.span.set_attribute(TASK_STATUS, status.value)
-        self.measurement.status = status.value
+        self.measurement.status = counted or status.value
 
     @property
     def event(self) -> TaskEvent:

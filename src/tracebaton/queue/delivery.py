@@ -190,7 +190,7 @@ class Delivery:
         On its last attempt it goes: the first one is in the queue and comes again if it fails. A
         dead one stays for SQS to move.
         """
-        attempt.became(task.status)
+        attempt.became(task.status, counted="duplicate")
         _log.info(EVENT_TASK_DUPLICATE, extra={"fields": {"status": task.status.value}})
         if task.status is TaskStatus.DEAD:
             return Verdict("retry", attempt.delay)

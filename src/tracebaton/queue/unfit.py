@@ -45,7 +45,7 @@ class Unfit:
             return await self._kept(attempt, exc, outcome, str(failure.__cause__ or failure))
         # A dead task's message came back from the DLQ: it is no copy, and must not be lost.
         if task is not None and task.status in ENDED - {TaskStatus.DEAD}:
-            attempt.became(task.status)
+            attempt.became(task.status, counted="duplicate")
             _log.info(EVENT_TASK_DUPLICATE, extra={"fields": {"status": task.status.value}})
             return Verdict("delete")
         problems.record(exc, outcome, attempt.span)
@@ -71,6 +71,7 @@ class Unfit:
         if task is not None and not await self._outcomes.written(self._fail(attempt, outcome)):
             # A second copy in quarantine is better than a task that nobody ever ends.
             return Verdict("retry", attempt.delay)
+        attempt.measurement.status = "quarantined"
         fields = {**self._fields(attempt, outcome), **where}
         self._report(attempt, exc, outcome, fields)
         _log.error(EVENT_MESSAGE_QUARANTINED, extra={"fields": fields})
