@@ -10,8 +10,8 @@ from sentry_receiver import SentryReceiver
 
 from tracebaton.context import RequestStore, entered
 from tracebaton.problems import outcome_of, record
-from tracebaton.telemetry.kept import UNIT_SPANS
 from tracebaton.telemetry.pipeline import Telemetry
+from tracebaton.telemetry.units import UNIT_SPANS
 
 pytestmark = pytest.mark.backends
 

@@ -334,6 +334,26 @@ def test_what_does_not_fit_the_queues_is_counted(
     assert lost >= 1
 
 
+def test_many_spans_fill_the_queues_too(sentry: SentryReceiver) -> None:
+    """A few large units are as heavy as many small ones."""
+    sentry.delay = 30
+    settings = Settings.load({"SENTRY_DSN": sentry.dsn})
+    connection = Sentry(settings, release="r", environment="e", queue_spans=20)
+    provider = TracerProvider(shutdown_on_exit=False)
+    assert connection.processor is not None
+    provider.add_span_processor(connection.processor)
+    tracer = provider.get_tracer("x")
+    for _ in range(5):
+        with tracer.start_as_current_span("root"):
+            for _ in range(8):
+                tracer.start_span("inner").end()
+    lost = connection.lost
+    connection.shutdown(0)
+
+    assert lost == 27
+    assert (connection.exported, connection.unsent) == (0, 45)
+
+
 def test_a_full_envelope_queue_refuses_envelopes(sentry: SentryReceiver) -> None:
     """The next unit's transaction is lost then, and counted."""
     sentry.delay = 30

@@ -405,20 +405,44 @@ def test_the_queues_page_gets_its_child_span(pipelines: Any, sentry: SentryRecei
 def test_spans_beyond_sentrys_thousand_are_counted_as_lost(
     pipelines: Any, sentry: SentryReceiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The limit of a transaction is Sentry's; that it was met is said."""
+    """The last ones stay, with all their parents; that the limit was met is said."""
     telemetry = pipelines({"SENTRY_DSN": sentry.dsn})
     with request(telemetry):
-        for number in range(1005):
-            telemetry.tracer.start_span(f"s{number}").end()
+        for half in range(2):
+            with telemetry.tracer.start_as_current_span(f"half {half}"):
+                for number in range(750):
+                    telemetry.tracer.start_span(f"{half}-{number}").end()
     report = telemetry.shutdown(5)
 
     (event,) = sentry.transactions()
-    dropped = 1005 - len(event["spans"])
+    kept = [span["description"] for span in event["spans"]]
+    ids = {span["span_id"] for span in event["spans"]} | {event["contexts"]["trace"]["span_id"]}
 
-    assert dropped > 0
-    assert (report.spans_exported, report.spans_dropped) == (1006 - dropped, dropped)
+    assert sorted(kept) == sorted(
+        ["half 0", "half 1"]
+        + [f"0-{number}" for number in range(502, 750)]
+        + [f"1-{number}" for number in range(750)]
+    )
+    assert all(span["parent_span_id"] in ids for span in event["spans"])
+    assert (report.spans_exported, report.spans_dropped) == (1001, 502)
     (line,) = [r for r in caplog.records if r.message == "telemetry.spans_lost"]
-    assert vars(line)["fields"]["spans"] == dropped
+    assert vars(line)["fields"]["spans"] == 502
+
+
+def test_a_job_without_end_holds_no_more_than_it_can_send(
+    pipelines: Any, sentry: SentryReceiver
+) -> None:
+    """Its spans are let go of while it runs."""
+    telemetry = pipelines({"SENTRY_DSN": sentry.dsn})
+    collector = telemetry.sentry.processor
+    with request(telemetry) as server:
+        for number in range(3000):
+            telemetry.tracer.start_span(str(number)).end()
+        gc.collect()
+        node = collector.node(server.get_span_context().span_id)
+
+        assert (len(node.spans), node.lost) == (1000, 2000)
+        assert len(collector) < 1002
 
 
 def test_calls_to_sentry_itself_are_no_transactions(pipelines: Any, sentry: SentryReceiver) -> None:

@@ -6,7 +6,6 @@ units that failed in it and nothing else.
 """
 
 from collections.abc import Iterable
-from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanContext, TraceFlags
@@ -15,9 +14,6 @@ from tracebaton.telemetry.masking import changed
 from tracebaton.telemetry.units import Unit, UnitCollector
 
 __all__ = ["kept_errors"]
-
-#: Spans of one open unit that wait for its end; Sentry takes as many in one transaction.
-UNIT_SPANS: Final = 1000
 
 
 def kept_errors(exports: Iterable[SpanProcessor]) -> UnitCollector[None]:
@@ -34,7 +30,6 @@ def kept_errors(exports: Iterable[SpanProcessor]) -> UnitCollector[None]:
         submit=send,
         ignore=lambda span: span.context is not None and span.context.trace_flags.sampled,
         keep_errors=True,
-        limit=UNIT_SPANS,
     )
 
 

@@ -185,6 +185,11 @@ class InFlight:
         """Return how many spans did not arrive, lost and waiting ones."""
         return self._received - self._sent
 
+    @property
+    def waiting(self) -> int:
+        """Return how many spans neither arrived nor are lost."""
+        return max(0, self.unsent - self._losses.count)
+
     def receive(self, spans: int) -> None:
         """Count *spans* that have to be sent."""
         with self._lock:
@@ -225,5 +230,5 @@ class InFlight:
     def close(self) -> None:
         """Count what is on its way as lost, and say what is not yet said."""
         self._closed = True
-        self._losses.close(max(0, self.unsent - self._losses.count))
+        self._losses.close(self.waiting)
         self._event_losses.close(self._events)

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -20,7 +20,10 @@ from opentelemetry.trace import StatusCode
 
 from tracebaton.baggage import incoming_sentry_members
 
-__all__ = ["Ended", "Node", "Unit", "UnitCollector"]
+__all__ = ["UNIT_SPANS", "Ended", "Node", "Unit", "UnitCollector"]
+
+#: Spans below one open root that wait for its end; Sentry takes as many in one transaction.
+UNIT_SPANS: Final = 1000
 
 Scope = TypeVar("Scope")
 
@@ -59,6 +62,7 @@ class Node(Generic[Scope]):
         "ended",
         "failed",
         "incoming",
+        "lost",
         "members",
         "parent",
         "scope",
@@ -83,6 +87,8 @@ class Node(Generic[Scope]):
         #: The dynamic sampling context, frozen by whoever needs it first.
         self.members: tuple[tuple[str, str], ...] = ()
         self.spans: list[Ended] = []
+        #: Spans that were below it and are not kept: they were too many.
+        self.lost = 0
         self.ended = False
         #: Of a local root: it ended as an error.
         self.failed = False
@@ -115,7 +121,7 @@ class UnitCollector(SpanProcessor, Generic[Scope]):
         submit: Callable[[Unit[Scope]], object],
         ignore: Callable[[ReadableSpan], bool] = lambda span: False,
         keep_errors: bool = False,
-        limit: int | None = None,
+        limit: int = UNIT_SPANS,
     ) -> None:
         """
         Set both ends.
@@ -125,7 +131,8 @@ class UnitCollector(SpanProcessor, Generic[Scope]):
             submit: Called when it ends; has to be quick, the request is waiting.
             ignore: Spans that are not gathered, such as those of the exporter's own calls.
             keep_errors: Gather unsampled units too, and submit those whose root failed.
-            limit: Spans below one root that may wait; beyond that the oldest go.
+            limit: Spans below one root that may wait; beyond that the oldest go, children before
+                their parents.
         """
         self._capture = capture
         self._submit = submit
@@ -170,8 +177,9 @@ class UnitCollector(SpanProcessor, Generic[Scope]):
         node.spans = []
         if above is not None:
             above.spans += (*below, ended)
-            if self._limit is not None:
-                del above.spans[: -self._limit]
+            excess = max(0, len(above.spans) - self._limit)
+            del above.spans[:excess]
+            above.lost += node.lost + excess
         elif _is_kept(span, node):
             self._submit(Unit(ended, below, node.scope, node))
 

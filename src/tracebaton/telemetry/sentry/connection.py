@@ -42,6 +42,10 @@ Mode = Literal["span-processor", "otlp"]
 
 #: Envelopes, and units on their way to become one, that may wait in memory.
 QUEUE_SIZE: Final = 10_000
+#: Spans in all of them: about a gigabyte. Ten thousand units of 25 spans are below it.
+QUEUE_SPANS: Final = 250_000
+
+_TOO_MANY: Final = "too many spans in one transaction"
 
 
 def check_sdk(mode: Mode, *, version: str, lifecycle: str | None) -> None:
@@ -84,6 +88,7 @@ class Sentry:
         environment: str,
         rates: HeadRates | None = None,
         queue_size: int = QUEUE_SIZE,
+        queue_spans: int = QUEUE_SPANS,
     ) -> None:
         """
         Initialise sentry-sdk for this process.
@@ -94,11 +99,13 @@ class Sentry:
             environment: What Sentry shall know as the environment.
             rates: What the head samples by; the one rate of the settings by default.
             queue_size: Units, and envelopes, that may wait in memory.
+            queue_spans: Spans in all of them.
 
         Raises:
             ConfigurationError: This sentry-sdk cannot do what the mode needs.
         """
         self._mode: Mode = settings.sentry_mode
+        self._queue_spans = queue_spans
         self._queue_child = settings.sentry_queue_child
         self._dsn = Dsn(settings.sentry_dsn or "")
         check_sdk(self._mode, version=sentry_sdk.VERSION, lifecycle=None)
@@ -205,9 +212,12 @@ class Sentry:
         return any(url and self._dsn.netloc in str(url) for url in urls)
 
     def _submit(self, unit: Unit[Scope]) -> None:
-        spans = 1 + len(unit.spans)
-        self._flight.receive(spans)
-        if not self._handover.submit(unit):
+        spans, lost = 1 + len(unit.spans), unit.node.lost
+        full = self._flight.waiting + spans > self._queue_spans
+        self._flight.receive(spans + lost)
+        if lost:
+            self._flight.lose(lost, _TOO_MANY)
+        if full or not self._handover.submit(unit):
             self._flight.lose(spans, "the queue is full")
 
     def _send(self, unit: Unit[Scope]) -> None:
@@ -218,7 +228,7 @@ class Sentry:
         children = len(event["spans"])
         self._flight.pack(event["event_id"], 1 + children)
         if len(unit.spans) > children:
-            self._flight.lose(len(unit.spans) - children, "too many spans in one transaction")
+            self._flight.lose(len(unit.spans) - children, _TOO_MANY)
         describe(
             event,
             root,
