@@ -111,7 +111,7 @@ class Works:
             story = json.loads(copy["MessageAttributes"]["tracebaton-quarantine"]["StringValue"])
             _check_copy(self.pending.pop(story["message_id"]), copy, story)
             self.fates["quarantined"] += 1
-        for dead in await self.wire.take("tasks-dlq"):
+        for dead in await self._dead():
             assert dead["Body"] == self.pending.pop(dead["MessageId"]).body
             self.fates["dead"] += 1
         for message_id, message in self.pending.items():
@@ -120,6 +120,22 @@ class Works:
             self.fates["ended"] += 1
         self.pending.clear()
         self.forget()
+
+    async def _dead(self) -> list[dict[str, Any]]:
+        """Take all of the DLQ, those too that the worker's watch holds for the time of a walk."""
+        deadline, found = time.monotonic() + PATIENCE, list[dict[str, Any]]()
+        while True:
+            found += await self.wire.take("tasks-dlq")
+            now = self.stage.sqs.stats()["tasks-dlq"]
+            if now["visible"] == now["in_flight"] == 0:
+                return found
+            assert time.monotonic() < deadline, f"held in the DLQ: {now}"
+            await asyncio.sleep(0.01)
+
+    async def held(self, queue: str) -> None:
+        """Wait for a message in *queue* and hide it for a second."""
+        while not (await self.wire.call("ReceiveMessage", queue, VisibilityTimeout=1)):
+            await asyncio.sleep(0.01)
 
     async def _send(self, some: list[HostileMessage]) -> None:
         entries = [message.entry(number) for number, message in enumerate(some)]
@@ -286,6 +302,16 @@ def test_each_fate_is_told_from_the_others() -> None:
             works.runner.run(works.settle())
 
             assert works.fates == {fate: len(some)}
+
+
+def test_a_dead_message_that_is_looked_at_is_accounted_for() -> None:
+    """The worker's own watch hides what is in the DLQ while it walks through it."""
+    with working({}) as works:
+        works.runner.run(works.deliver([_event(id="of-no-task")]))
+        works.runner.run(works.held("tasks-dlq"))
+        works.runner.run(works.settle())
+
+        assert works.fates == {"dead": 1}
 
 
 _NOTIFICATION = {"Type": "Notification", "MessageId": "\ud800", "Message": json.dumps(_FOREIGN)}
