@@ -24,7 +24,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from tracebaton.application import Tracebaton
 from tracebaton.errors import ConfigurationError, TracebatonError
-from tracebaton.http.app import create_health_app
+from tracebaton.http.app import create_health_app, end_streams
 from tracebaton.semconv import EVENT_WORKER_DRAINED
 
 __all__ = [
@@ -203,6 +203,7 @@ async def run_api(app: Tracebaton, *, host: str, port: int, announce: Announce) 
         while not stop.is_set() and not server.should_exit:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 1)
+        end_streams(app.asgi)  # or the server would wait for them until its deadline
 
 
 def _refuse_open_door(app: Tracebaton, host: str) -> None:

@@ -2,16 +2,13 @@
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
+from http_server import JSON, Address, answer_of, request, serving
 from http_service import StoreService
 from opentelemetry.trace import SpanKind
 from starlette.background import BackgroundTask
@@ -24,55 +21,6 @@ from tracebaton.http.auth import authenticator
 from tracebaton.http.body import read_json
 from tracebaton.http.keys import create_key
 from tracebaton.settings import Settings
-
-JSON = "content-type: application/json\r\n"
-
-
-@dataclass
-class Address:
-    port: int
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
-
-
-@contextmanager
-def serving(app: Any, **options: Any) -> Iterator[Address]:
-    """Serve *app* by uvicorn in a thread, on a free port of loopback."""
-    listener = socket.create_server(("127.0.0.1", 0))  # listens: a client may connect at once
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        h11_max_incomplete_event_size=256 * 1024,
-        timeout_graceful_shutdown=5,
-        **options,
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield Address(listener.getsockname()[1])
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        listener.close()
-    assert not thread.is_alive()
-
-
-async def answer_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    """Read one answer that says its length."""
-    async with asyncio.timeout(20):
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        status, *lines = head.strip().split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in lines)
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return int(status.split()[1]), headers, body
-
-
-def request(method: str, path: str, headers: str = "", body: str = "") -> bytes:
-    length = f"content-length: {len(body)}\r\n" if body else ""
-    return f"{method} {path} HTTP/1.1\r\nhost: localhost\r\n{headers}{length}\r\n{body}".encode()
 
 
 def who() -> dict[str, Any]:

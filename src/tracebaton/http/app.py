@@ -2,9 +2,9 @@
 The HTTP service of an application, and the health port of a worker.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import Any, Final
 
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
@@ -16,15 +16,20 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
 from tracebaton.http.auth import Authenticator, AuthLayer
+from tracebaton.http.events import event_routes
 from tracebaton.http.handlers import told_handlers
 from tracebaton.http.health import Probe, health_routes
 from tracebaton.http.metrics import Exposition, metrics_route
 from tracebaton.http.middleware import instrument
 from tracebaton.http.service import Service
 from tracebaton.http.tasks import answering, task_routes
+from tracebaton.http.watch import TaskWatch
 from tracebaton.problems import Outcome
 
-__all__ = ["LateReporter", "create_app", "create_health_app"]
+__all__ = ["LateReporter", "create_app", "create_health_app", "end_streams"]
+
+#: Where the app keeps who listens to its tasks.
+_WATCH: Final = "tracebaton_watch"
 
 
 def create_app(
@@ -44,10 +49,12 @@ def create_app(
         meter_provider: The global one by default.
         exposition: What ``/metrics`` answers, as `metrics_route()` takes it.
     """
+    watch = TaskWatch(lambda: service.store)
     app = Starlette(
         routes=[
             *health_routes(service.ready),
             *task_routes(service),
+            *event_routes(service, watch),
             *(
                 Route(path, answering(service, endpoint), methods=list(methods))
                 for path, endpoint, methods in service.routes
@@ -56,8 +63,9 @@ def create_app(
             _index(service),
         ],
         middleware=[Middleware(AuthLayer, service=service)],
-        lifespan=lifespan,
+        lifespan=_watching(watch, lifespan),
     )
+    setattr(app.state, _WATCH, watch)
     return instrument(
         app,
         reporter=LateReporter(service),
@@ -65,6 +73,32 @@ def create_app(
         meter_provider=meter_provider,
         store=service.store_type,
     )
+
+
+@asynccontextmanager
+async def _no_lifespan(app: Starlette) -> AsyncIterator[None]:
+    yield
+
+
+def _watching(watch: TaskWatch, lifespan: Lifespan[Starlette] | None) -> Lifespan[Starlette]:
+    """Let streams wait for as long as the app runs: it may be started again, as tests do."""
+
+    @asynccontextmanager
+    async def watched(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
+        watch.reopen()
+        try:
+            async with (lifespan or _no_lifespan)(app) as state:
+                yield state or {}
+        finally:
+            watch.close()
+
+    return watched
+
+
+def end_streams(app: Starlette) -> None:
+    """End the event streams of *app*, so that a server that stops has nothing to wait for."""
+    watch: TaskWatch = getattr(app.state, _WATCH)
+    watch.close()
 
 
 def create_health_app(
