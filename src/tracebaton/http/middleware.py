@@ -21,6 +21,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tracebaton.context import RequestStore, entered
@@ -34,7 +35,7 @@ from tracebaton.http.litestar import (
     is_litestar,
     litestar_route,
 )
-from tracebaton.http.routes import route_template
+from tracebaton.http.routes import nested_apps, route_template
 from tracebaton.http.spans import (
     SpanLayer,
     adopted,
@@ -143,7 +144,8 @@ def _instrument_starlette(app: Starlette, setup: _Setup) -> None:
 
     def build_with_layers() -> ASGIApp:
         options = instrumentation(app)
-        with _layered(app, setup.failures, problems=setup.problems):
+        _layer_nested(app, setup)
+        with _layered(app, setup, routes=app.routes):
             bare = build()
         theirs = instrumented_stack(bare)
         if theirs is not None:
@@ -185,16 +187,38 @@ def _instrument_litestar(app: Any, setup: _Setup) -> None:
     )
 
 
+def _layer_nested(app: Starlette, setup: _Setup) -> None:
+    """Let the apps mounted below tell their failures too: each would answer a plain 500 first."""
+    for nested in nested_apps(app.routes):
+        built = getattr(nested, "middleware_stack", None) is not None
+        if not isinstance(nested, Starlette) or built or hasattr(nested, _FLAG):
+            continue
+        build = nested.build_middleware_stack
+
+        def build_with_layers(
+            nested: Starlette = nested, build: Callable[[], ASGIApp] = build
+        ) -> ASGIApp:
+            with _layered(nested, setup, routes=app.routes):
+                return build()
+
+        nested.build_middleware_stack = build_with_layers  # type: ignore[method-assign]  # as above
+
+
 @contextmanager
-def _layered(app: Starlette, failures: Failures, *, problems: bool) -> Iterator[None]:
-    """Let *app* build its stack with our layers in it, and look as before afterwards."""
+def _layered(app: Starlette, setup: _Setup, *, routes: list[BaseRoute]) -> Iterator[None]:
+    """
+    Let *app* build its stack with our layers in it, and look as before afterwards.
+
+    Args:
+        routes: Those of the outermost app, which the path of a request starts from.
+    """
     middleware, handlers = app.user_middleware, app.exception_handlers
     leave = app.debug or any(key in (500, Exception) for key in handlers)
     app.user_middleware = [
-        Middleware(ErrorLayer, failures=failures, leave=leave),
+        Middleware(ErrorLayer, failures=setup.failures, leave=leave),
         *without_instrumentation(middleware),
     ]
-    app.exception_handlers = told_handlers(handlers, routes=app.routes, problems=problems)
+    app.exception_handlers = told_handlers(handlers, routes=routes, problems=setup.problems)
     try:
         yield
     finally:
