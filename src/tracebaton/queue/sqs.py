@@ -5,10 +5,8 @@ Long polls have a client of their own, so that a delete or a visibility change n
 connection that a parked poll holds.
 """
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -25,6 +23,7 @@ from tracebaton.errors import (
 )
 from tracebaton.queue.fastpath import FastPath
 from tracebaton.queue.message import Attribute, Outgoing, Received, Sent, received, request_entry
+from tracebaton.queue.threads import HandlerThreads
 from tracebaton.settings import Settings
 
 if TYPE_CHECKING:
@@ -158,7 +157,9 @@ class Sqs:
             raise ConfigurationError(f"AWS: {' '.join(str(exc).split())}") from exc
         clients = (self._actions, self._polls) if access.fast else ()
         self._paths = [path for client in clients if (path := FastPath.install(client))]
-        self._threads = ThreadPoolExecutor(access.threads, thread_name_prefix="tracebaton-sqs")
+        # Not an executor: the interpreter would wait at its exit for a call that hangs.
+        self._threads = HandlerThreads(access.threads)
+        self._closed = False
 
     async def queue_url(self, name: str) -> str:
         """Return the URL of the queue called *name*."""
@@ -286,15 +287,19 @@ class Sqs:
 
     async def close(self) -> None:
         """Close the connections; a call in flight is not waited for."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
+        self._threads.close()
         self._actions.close()
         self._polls.close()
         for path in self._paths:
             path.close()
 
     async def _call(self, work: Callable[[], Result]) -> Result:
+        if self._closed:
+            raise QueueUnavailable("The connection to the queue is closed.")
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, _unseen, work)
+            outcome: Result = await self._threads.run(lambda: _unseen(work))
+            return outcome
         except (ClientError, BotoCoreError) as exc:
             raise _ours(exc) from exc
 
