@@ -68,6 +68,8 @@ _SHAPES = st.sampled_from(
         "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----",
     )
 )
+#: Series of metrics: a meter keeps every one until the process ends.
+_MOST_SERIES = 100
 _FORMS = st.sampled_from(("{}={}", "{}: {}", '"{}": "{}"', "{} = '{}'"))
 
 
@@ -124,8 +126,15 @@ class Process:
         self._handlers = [handler, *filter(None, [telemetry.log_handler])]
         app = Starlette(routes=[Route("/{rest:path}", self._endpoint, methods=["POST"])])
         self._app = instrument(
-            app, reporter=telemetry.reporter, tracer_provider=telemetry.tracer_provider
+            app,
+            reporter=telemetry.reporter,
+            tracer_provider=telemetry.tracer_provider,
+            meter_provider=telemetry.meter_provider,
         )
+        meter = telemetry.meter_provider.get_meter("vault")
+        self._opened = meter.create_counter("vault.opened")
+        self._took = meter.create_histogram("vault.took")
+        self._series = 0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -154,9 +163,17 @@ class Process:
             log.warning("%s and %s", leak.named, leak.shaped)
             Vault().open(leak.secret, {leak.name: leak.secret})
         last = self._leaks[-1]
+        self._measure(last)
         if last.fails:
             raise ConnectionError(last.named) from ValueError(last.shaped)
         raise NotFound(f"{last.named}; {last.shaped}")
+
+    def _measure(self, leak: Leak) -> None:
+        self._series += 1
+        if self._series <= _MOST_SERIES:
+            attributes = {leak.name: leak.secret, "note": leak.named, "other": leak.shaped}
+            self._opened.add(1, attributes)
+            self._took.record(0.5, attributes)
 
     def tell(self, leaks: list[Leak]) -> int:
         """Send the secrets everywhere a caller and an application can put them."""
@@ -211,7 +228,7 @@ def process(sentry: SentryReceiver) -> Iterator[Process]:
 
 
 def test_no_sink_ever_gets_a_secret(cases: Cases, process: Process) -> None:
-    """Headers, query, body, attributes, events, logs, exceptions, arguments, breadcrumbs."""
+    """Headers, query, body, attributes, events, logs, metrics, exceptions, arguments, crumbs."""
     cases.explore("canary", leaks, process.tell, between=process.search)
 
 
@@ -222,6 +239,7 @@ def test_every_sink_was_searched(process: Process, sentry: SentryReceiver) -> No
 
     paths = {path for path, _, _ in process._otlp.requests}
     kinds: dict[str, Any] = {"events": sentry.events(), "transactions": sentry.transactions()}
-    assert {"/v1/traces", "/v1/logs"} <= paths
+    assert {"/v1/traces", "/v1/logs", "/v1/metrics"} <= paths
+    assert {"vault.opened", "vault.took"} <= process._otlp.metrics().keys()
     assert all(kinds.values())
     assert "[redacted]" in process.out.getvalue()

@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanContext, Status
 from tracebaton.redaction import MASK, is_clean, redact_text, redact_value
 from tracebaton.semconv import HTTP_TARGET, URL_ATTRIBUTES, URL_QUERY
 
-__all__ = ["changed", "dict_of", "mask_span"]
+__all__ = ["changed", "dict_of", "mask_attributes", "mask_span"]
 
 #: Attributes that are a query, or end in one.
 _QUERIES: Final = frozenset({*URL_ATTRIBUTES, HTTP_TARGET, URL_QUERY})
@@ -25,7 +25,7 @@ def mask_span(span: ReadableSpan) -> ReadableSpan:
     Done when it has ended, because instrumentations set attributes until then; a query may hold a
     token under any name and goes whole.
     """
-    attributes = _attributes(span.attributes)
+    attributes = mask_attributes(span.attributes)
     events = _events(span.events)
     description = span.status.description
     status = None
@@ -37,7 +37,7 @@ def mask_span(span: ReadableSpan) -> ReadableSpan:
     return changed(span, name=name, attributes=attributes, events=events, status=status)
 
 
-def _attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def mask_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return *attributes* with what has to be masked, None where nothing has."""
     if not attributes:
         return None
@@ -69,7 +69,7 @@ def _without_query(name: str, value: Any) -> Any:
 def _events(events: Sequence[Event]) -> list[Event] | None:
     if not events:
         return None
-    clean = [_attributes(event.attributes) for event in events]
+    clean = [mask_attributes(event.attributes) for event in events]
     if not any(clean):
         return None
     return [

@@ -22,6 +22,7 @@ from tracebaton.telemetry.adoption import OwnMeterProvider
 from tracebaton.telemetry.connections import REASONS, Connections, silence
 from tracebaton.telemetry.forks import in_child
 from tracebaton.telemetry.losses import Losses
+from tracebaton.telemetry.masked_metrics import mask_metrics
 from tracebaton.telemetry.prometheus import Exposition
 
 __all__ = ["Metrics", "SpanSink"]
@@ -128,7 +129,7 @@ class _Exporter(OTLPMetricExporter):
     def export(
         self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: Any
     ) -> MetricExportResult:
-        result = super().export(metrics_data, timeout_millis, **kwargs)
+        result = super().export(mask_metrics(metrics_data), timeout_millis, **kwargs)
         if result is not MetricExportResult.SUCCESS:
             self._losses.add(_points(metrics_data), REASONS.take())
         return result

@@ -2,9 +2,12 @@
 Metrics for whoever comes and reads them: Prometheus, by the extra ``tracebaton[prometheus]``.
 """
 
-from opentelemetry.sdk.metrics.export import MetricReader
+from typing import Any
+
+from opentelemetry.sdk.metrics.export import MetricReader, MetricsData
 
 from tracebaton.errors import ConfigurationError
+from tracebaton.telemetry.masked_metrics import mask_metrics
 
 __all__ = ["Exposition"]
 
@@ -34,8 +37,15 @@ class Exposition:
                 "OTEL_METRICS_EXPORTER: prometheus needs an extra: pip install"
                 " 'tracebaton[prometheus]'"
             ) from exc
+
+        class Reader(PrometheusMetricReader):
+            """The SDK's reader, without secrets; a class here, because the extra may be missing."""
+
+            def _receive_metrics(self, metrics_data: MetricsData, *more: Any, **named: Any) -> None:
+                super()._receive_metrics(mask_metrics(metrics_data), *more, **named)
+
         self._registry = CollectorRegistry()
-        self.reader: MetricReader = PrometheusMetricReader(registry=self._registry)
+        self.reader: MetricReader = Reader(registry=self._registry)
 
     def __call__(self, accept: str) -> tuple[str, bytes]:
         """Return the content type that *accept* asks for, and all that was measured."""
