@@ -139,7 +139,7 @@ def test_nothing_of_one_case_is_found_in_another(
         pytest.skip("uvloop is not installed: it comes with tracebaton[fast]")
     began = time.monotonic()
     wanted = max(300, round(cases.wanted * (0.7 if loop == "asyncio" else 0.3)))
-    budget = 300 if loop == "asyncio" else 130
+    budget = round(cases.seconds * (0.65 if loop == "asyncio" else 0.28))
     environment = clean_environment() | {
         "SENTRY_DSN": sinks.sentry.dsn,
         "OTEL_EXPORTER_OTLP_ENDPOINT": sinks.otlp.url,
