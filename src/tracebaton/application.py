@@ -22,7 +22,9 @@ from tracebaton.errors import ConfigurationError, TracebatonError
 from tracebaton.http.app import LateReporter, create_app
 from tracebaton.http.auth import Authenticator
 from tracebaton.http.body import body as read_body
+from tracebaton.http.limits import RateLimit
 from tracebaton.http.middleware import instrument
+from tracebaton.http.proxies import Proxies
 from tracebaton.problems import Reporter
 from tracebaton.queue.event import Propagate
 from tracebaton.queue.foreign import ForeignRoute
@@ -76,6 +78,14 @@ class _ApiService:
     @property
     def authenticator(self) -> Authenticator:
         return self._app.runtime("api").authenticator
+
+    @property
+    def limits(self) -> RateLimit:
+        return self._app.runtime("api").limits
+
+    @property
+    def proxies(self) -> Proxies:
+        return self._app.runtime("api").proxies
 
     @property
     def store_type(self) -> type[RequestStore]:

@@ -119,6 +119,7 @@ async def serving(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # the application believes those it is told to, and no others
         # Without it a pipelined request runs in the context of the one before (uvicorn#3158).
         reset_contextvars=True,
         h11_max_incomplete_event_size=_HEADER_BYTES,

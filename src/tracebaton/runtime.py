@@ -17,6 +17,8 @@ from typing import Any, Literal
 from tracebaton.context import RequestStore
 from tracebaton.errors import ConfigurationError, TracebatonError
 from tracebaton.http.auth import Authenticator, authenticator
+from tracebaton.http.limits import RateLimit, limits
+from tracebaton.http.proxies import Proxies
 from tracebaton.logs import configure_logging
 from tracebaton.queue.dead import DeadLetters
 from tracebaton.queue.dlq_watch import DlqWatch
@@ -130,6 +132,16 @@ class Runtime:
     def authenticator(self) -> Authenticator:
         """Return who tells whom a request is from."""
         return authenticator(self.settings)
+
+    @cached_property
+    def limits(self) -> RateLimit:
+        """Return how much one user, or one address, may ask of this process."""
+        return limits(self.settings)
+
+    @cached_property
+    def proxies(self) -> Proxies:
+        """Return the proxies that are believed about who asks."""
+        return Proxies(self.settings.trusted_proxies)
 
     def configure_logging(self) -> None:
         """Send every log line of this process through the one schema."""

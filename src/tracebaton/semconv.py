@@ -151,6 +151,7 @@ EVENT_SERVICE_NOT_ALIVE: Final = "service.not_alive"
 EVENT_SERVICE_STARTED: Final = "service.started"
 EVENT_SERVICE_NOT_STARTED: Final = "service.not_started"
 EVENT_API_KEYS_UNREADABLE: Final = "api_keys.unreadable"
+EVENT_JWKS_UNREADABLE: Final = "jwks.unreadable"
 EVENT_TASK_ENQUEUED: Final = "task.enqueued"
 #: The outbox sent what was saved and perhaps never sent, or could not.
 EVENT_TASK_RESENT: Final = "task.resent"

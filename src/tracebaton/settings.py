@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -55,6 +56,11 @@ INSTRUMENTATIONS = (
     "requests",
     "sqlalchemy",
     "urllib3",
+)
+#: Signatures that can be checked without being able to make them (RFC 7518).
+JWT_ALGORITHMS = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "EdDSA"),
 )
 #: In their place: as many of them as are installed.
 ALL_INSTALLED = "all-installed"
@@ -211,8 +217,16 @@ class Settings(BaseModel):
     dlq_seconds: float = Field(15.0, alias="TRACEBATON_DLQ_SECONDS", gt=0, le=43_200)
 
     # HTTP
-    auth: Literal["none", "api-key"] = Field("none", alias="TRACEBATON_AUTH")
+    auth: Literal["none", "api-key", "jwt"] = Field("none", alias="TRACEBATON_AUTH")
     api_keys_file: Path | None = Field(None, alias="TRACEBATON_API_KEYS_FILE")
+    jwt_jwks: str | None = Field(None, alias="TRACEBATON_JWT_JWKS")
+    jwt_issuer: str | None = Field(None, alias="TRACEBATON_JWT_ISSUER")
+    jwt_audience: str | None = Field(None, alias="TRACEBATON_JWT_AUDIENCE")
+    jwt_algorithms: Names = Field(frozenset({"RS256", "ES256"}), alias="TRACEBATON_JWT_ALGORITHMS")
+    jwt_leeway_seconds: float = Field(60.0, alias="TRACEBATON_JWT_LEEWAY_SECONDS", ge=0, le=600)
+    jwt_user_claim: str = Field("sub", alias="TRACEBATON_JWT_USER_CLAIM")
+    rate_per_minute: int | None = Field(None, alias="TRACEBATON_RATE_PER_MINUTE", ge=0, le=10**6)
+    trusted_proxies: Names = Field(frozenset(), alias="TRACEBATON_TRUSTED_PROXIES")
     store: str | None = Field(None, alias="TRACEBATON_STORE")
     trust_baggage: Names = Field(frozenset(), alias="TRACEBATON_TRUST_BAGGAGE")
     trust_sampling: bool = Field(False, alias="TRACEBATON_TRUST_SAMPLING")
@@ -302,6 +316,34 @@ class Settings(BaseModel):
             return value
         raise ValueError("has to be sqlite:///PATH, dynamodb://TABLE or none")
 
+    @field_validator("jwt_jwks")
+    @classmethod
+    def _safe_jwks(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme in {"http", "https"}:
+            _http_url(value)
+            if parts.scheme == "http" and not _LOOPBACK.fullmatch(parts.hostname or ""):
+                raise ValueError("has to be an https URL, or a file")
+        return value
+
+    @field_validator("jwt_algorithms")
+    @classmethod
+    def _asymmetric(cls, names: frozenset[str]) -> frozenset[str]:
+        if not names or (unknown := names - set(JWT_ALGORITHMS)):
+            said = ", ".join(sorted(unknown)) if names else "none"
+            raise ValueError(f"does not take {said}, use some of {', '.join(JWT_ALGORITHMS)}")
+        return names
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, names: frozenset[str]) -> frozenset[str]:
+        for name in sorted(names):
+            try:
+                ip_network(name, strict=False)
+            except ValueError:
+                raise ValueError("has to list addresses or networks, as 10.0.0.0/8") from None
+        return names
+
     @field_validator("message_key")
     @classmethod
     def _some_key(cls, value: str) -> str:
@@ -320,6 +362,15 @@ class Settings(BaseModel):
             )
         if self.otel_traces_sampler_arg is not None and self.otel_traces_sampler is None:
             yield {"OTEL_TRACES_SAMPLER"}, "OTEL_TRACES_SAMPLER_ARG needs OTEL_TRACES_SAMPLER"
+        needed = {
+            "TRACEBATON_JWT_JWKS": self.jwt_jwks,
+            "TRACEBATON_JWT_ISSUER": self.jwt_issuer,
+            "TRACEBATON_JWT_AUDIENCE": self.jwt_audience,
+        }
+        if self.auth == "jwt":
+            for name, value in needed.items():
+                if value is None:
+                    yield {name}, f"TRACEBATON_AUTH=jwt needs {name}"
         if self.auth == "api-key" and self.api_keys_file is None:
             yield set(), "TRACEBATON_AUTH=api-key needs TRACEBATON_API_KEYS_FILE"
         if self.retry_cap_seconds < self.retry_base_seconds:
@@ -353,6 +404,13 @@ class Settings(BaseModel):
     def queue_name(self) -> str | None:
         """Return the name of the queue that tasks are sent to, where that was given."""
         return self.queue_names[0].queue if self.queue_names else None
+
+    @property
+    def write_rate(self) -> int | None:
+        """Return the writes a user may make in a minute, None for any number."""
+        if self.rate_per_minute is None:
+            return None if self.auth == "none" else 600
+        return self.rate_per_minute or None
 
     @property
     def message_keys(self) -> tuple[str, ...]:

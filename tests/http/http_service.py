@@ -12,6 +12,8 @@ from starlette.requests import Request
 
 from tracebaton.context import RequestStore, current
 from tracebaton.http.auth import Authenticator, authenticator
+from tracebaton.http.limits import RateLimit
+from tracebaton.http.proxies import Proxies
 from tracebaton.problems import NO_REPORTER, Reporter
 from tracebaton.settings import Settings
 from tracebaton.tasks import Registry, Task, TaskStore, TaskType
@@ -42,6 +44,8 @@ class StoreService:
 
     store: TaskStore | None
     authenticator: Authenticator = field(default_factory=lambda: authenticator(Settings.load({})))
+    limits: RateLimit = field(default_factory=lambda: RateLimit(None))
+    proxies: Proxies = field(default_factory=Proxies)
     registry: Registry = field(default_factory=registry)
     reporter: Reporter = NO_REPORTER
     store_type: type[RequestStore] = RequestStore

@@ -21,6 +21,7 @@ from tracebaton.http.handlers import told_handlers
 from tracebaton.http.health import Probe, health_routes
 from tracebaton.http.metrics import Exposition, metrics_route
 from tracebaton.http.middleware import instrument
+from tracebaton.http.proxies import ProxyLayer
 from tracebaton.http.service import Service
 from tracebaton.http.tasks import answering, task_routes
 from tracebaton.http.watch import TaskWatch
@@ -66,13 +67,19 @@ def create_app(
         lifespan=_watching(watch, lifespan),
     )
     setattr(app.state, _WATCH, watch)
-    return instrument(
+    instrument(
         app,
         reporter=LateReporter(service),
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
         store=service.store_type,
     )
+    build = app.build_middleware_stack
+    # Outside everything: the span, the access line and the limits see the client's own address.
+    app.build_middleware_stack = (  # type: ignore[method-assign]  # no other seam
+        lambda: ProxyLayer(build(), proxies=lambda: service.proxies)
+    )
+    return app
 
 
 @asynccontextmanager

@@ -1,17 +1,20 @@
 """
-Who is asking: the owner of an API key, or nobody on an address that no foreign page can reach.
+Who is asking: the owner of an API key or of a token, or nobody on an address that no foreign page
+can reach; and how much he may ask.
 """
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import Final, Protocol
 
 from opentelemetry import trace
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tracebaton.context import authenticate, span_attributes
 from tracebaton.errors import Forbidden, Unauthenticated
 from tracebaton.http.exchange import exchange_in
 from tracebaton.http.keys import KeyFile
+from tracebaton.http.limits import RateLimit
+from tracebaton.http.tokens import Tokens, tokens
 from tracebaton.semconv import PROBE_PATHS, X_API_KEY
 from tracebaton.settings import Settings
 from tracebaton.viewer.guard import is_loopback_host, is_loopback_origin
@@ -20,11 +23,14 @@ __all__ = ["AuthLayer", "Authenticated", "Authenticator", "authenticator"]
 
 Headers = Iterable[tuple[bytes, bytes]]
 
+#: Methods that change nothing, which no limit is for.
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
 
 class Authenticator(Protocol):
     """Tells whom a request is from."""
 
-    def user_of(self, headers: Headers) -> str | None:
+    async def user_of(self, headers: Headers) -> str | None:
         """
         Return the user id, None where nobody has to say who he is.
 
@@ -43,14 +49,21 @@ class Authenticated(Protocol):
         """Return who tells whom a request is from."""
         ...
 
+    @property
+    def limits(self) -> RateLimit:
+        """Return how much one user, or one address, may ask."""
+        ...
+
 
 def authenticator(settings: Settings) -> Authenticator:
     """
     Return the one that ``TRACEBATON_AUTH`` names.
 
     Raises:
-        ConfigurationError: The key file is missing or is none.
+        ConfigurationError: The key file is missing or is none, or PyJWT is missing.
     """
+    if settings.auth == "jwt":
+        return _Jwt(tokens(settings))
     if settings.auth == "api-key" and settings.api_keys_file is not None:
         return _ApiKeys(KeyFile(settings.api_keys_file))
     return _Loopback()
@@ -66,12 +79,32 @@ class AuthLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or raise what the caller did wrong."""
-        if scope["type"] != "lifespan" and exchange_in(scope).below not in PROBE_PATHS:
-            user_id = self._service.authenticator.user_of(scope["headers"])
-            if user_id is not None:
-                store = authenticate(user_id)
-                trace.get_current_span().set_attributes(span_attributes(store))
+        if scope["type"] == "lifespan" or exchange_in(scope).below in PROBE_PATHS:
+            await self.app(scope, receive, send)
+            return
+        user_id = await self._user_of(scope)
+        if user_id is not None:
+            store = authenticate(user_id)
+            trace.get_current_span().set_attributes(span_attributes(store))
+        if scope.get("method", "GET") in _READS:
+            await self.app(scope, receive, send)
+            return
+        who = _address_of(scope) if user_id is None else f"user {user_id}"
+        allowance = self._service.limits.take(who)
+        if allowance is not None:
+            allowance.check()
+            send = _with_headers(send, allowance.headers)
         await self.app(scope, receive, send)
+
+    async def _user_of(self, scope: Scope) -> str | None:
+        try:
+            return await self._service.authenticator.user_of(scope["headers"])
+        except Unauthenticated:
+            # Good credentials pass whatever else comes from their address.
+            allowance = self._service.limits.take(_address_of(scope))
+            if allowance is not None:
+                allowance.check()
+            raise
 
 
 class _Loopback:
@@ -82,7 +115,7 @@ class _Loopback:
     ``Host``; a plain cross-site form post shows itself by its ``Origin``.
     """
 
-    def user_of(self, headers: Headers) -> str | None:
+    async def user_of(self, headers: Headers) -> str | None:
         pairs = list(headers)
         hosts, origins = _values(pairs, "host"), _values(pairs, "origin")
         if len(hosts) != 1 or not is_loopback_host(hosts[0]):
@@ -92,13 +125,31 @@ class _Loopback:
         return None
 
 
+class _Jwt:
+    """A token of the issuer that the settings name."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    async def user_of(self, headers: Headers) -> str | None:
+        presented = {
+            token for value in _values(headers, "authorization") if (token := _bearer(value))
+        }
+        if len(presented) != 1:
+            raise Unauthenticated(
+                "No valid credentials were sent. Send one bearer token with the request.",
+                headers={"www-authenticate": "Bearer"},
+            )
+        return await self._tokens.user_of(presented.pop())
+
+
 class _ApiKeys:
     """A bearer token, or an ``X-API-Key`` header."""
 
     def __init__(self, keys: KeyFile) -> None:
         self._keys = keys
 
-    def user_of(self, headers: Headers) -> str | None:
+    async def user_of(self, headers: Headers) -> str | None:
         pairs = list(headers)
         bearers = [_bearer(value) for value in _values(pairs, "authorization")]
         # Whoever sends several different credentials has to choose one.
@@ -107,6 +158,22 @@ class _ApiKeys:
         if user_id is None:
             raise Unauthenticated(headers={"www-authenticate": "Bearer"})
         return user_id
+
+
+def _address_of(scope: Scope) -> str:
+    client = scope.get("client")
+    return f"address {client[0] if client else None}"
+
+
+def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
+    added = [(name.encode(), value.encode()) for name, value in headers.items()]
+
+    async def adding(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *added]}
+        await send(message)
+
+    return adding
 
 
 def _bearer(value: str) -> str | None:

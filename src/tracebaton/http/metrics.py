@@ -36,7 +36,7 @@ def metrics_route(
 
     async def answer(request: Request) -> Response:
         if authenticator is not None:
-            authenticator().user_of(request.scope["headers"])
+            await authenticator().user_of(request.scope["headers"])
         found = exposition()
         if found is None:
             raise NotFound("No metrics here: OTEL_METRICS_EXPORTER does not name prometheus.")

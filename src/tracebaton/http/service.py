@@ -10,6 +10,8 @@ from starlette.requests import Request
 
 from tracebaton.context import RequestStore
 from tracebaton.http.auth import Authenticator
+from tracebaton.http.limits import RateLimit
+from tracebaton.http.proxies import Proxies
 from tracebaton.problems import Reporter
 from tracebaton.tasks import Registry, Task, TaskStore
 
@@ -44,6 +46,16 @@ class Service(Protocol):
     @property
     def authenticator(self) -> Authenticator:
         """Return who tells whom a request is from."""
+        ...
+
+    @property
+    def limits(self) -> RateLimit:
+        """Return how much one user, or one address, may ask."""
+        ...
+
+    @property
+    def proxies(self) -> Proxies:
+        """Return the proxies that are believed about who asks."""
         ...
 
     @property
