@@ -25,7 +25,10 @@ def resident() -> float:
 
 
 async def test_memory_is_flat(
-    bench: Bench, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+    bench: Bench,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """
     As many objects after many messages as after the first ones.
@@ -61,7 +64,8 @@ async def test_memory_is_flat(
             counts.append((len(gc.get_objects()), resident()))
             if cases and chunk % 20 == 0:
                 line = f"{(chunk + 1) * CHUNK:>9,} messages  {resident():6.1f} MiB"
-                request.config.pluginmanager.get_plugin("terminalreporter").write_line(line)
+                with capsys.disabled():
+                    request.config.pluginmanager.get_plugin("terminalreporter").write_line(line)
     provider.shutdown()
     warm, last = counts[len(counts) // 4], counts[-1]
 
