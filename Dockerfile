@@ -6,7 +6,7 @@ COPY src src
 # An older pip finds no set of OpenTelemetry's pre-releases that fit each other (seen with 23.2.1).
 RUN python -m venv /opt/tracebaton \
     && /opt/tracebaton/bin/pip install --no-cache-dir --upgrade 'pip>=25.1' \
-    && /opt/tracebaton/bin/pip install --no-cache-dir '.[fast]'
+    && /opt/tracebaton/bin/pip install --no-cache-dir '.[fast,prometheus]'
 
 FROM python:3.13-slim
 RUN useradd --system --uid 10001 --create-home tracebaton && install -d -o tracebaton /data

@@ -80,8 +80,8 @@ def test_what_the_package_is_built_from_is_copied() -> None:
     build = " ".join(rest for name, rest in ALL if name == "COPY")
 
     assert [n for n in [project["readme"], *project["license-files"]] if n not in build] == []
-    [extras] = re.findall(r"install .*'\.\[(\w+)\]'", TEXT)
-    assert extras in project["optional-dependencies"]
+    [extras] = re.findall(r"install .*'\.\[([\w,]+)\]'", TEXT)
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
 
 
 def test_its_python_is_one_the_package_supports() -> None:
