@@ -292,23 +292,44 @@ class TestOtlpMode:
         check_sdk("span-processor", version="2.62.0", lifecycle="static")
 
 
-def test_the_profiler_runs_when_asked_and_links_its_transactions(
-    pipelines: Any, sentry: SentryReceiver
-) -> None:
-    """The continuous profiler, the one that works under OpenTelemetry; its chunk is flushed."""
-    variables = {"SENTRY_DSN": sentry.dsn, "SENTRY_PROFILE_SESSION_SAMPLE_RATE": "1"}
-    telemetry = pipelines(variables)
+def busy(pipelines: Any, dsn: str, **variables: str) -> None:
+    """Compute for a while in a span."""
+    telemetry = pipelines({"SENTRY_DSN": dsn, **variables})
     with telemetry.tracer.start_as_current_span("busy"):
         until = time.monotonic() + 0.1
         while time.monotonic() < until:
             sum(range(1000))
     telemetry.shutdown(5)
 
+
+def test_the_profiler_runs_when_asked_and_links_its_transactions(
+    pipelines: Any, sentry: SentryReceiver
+) -> None:
+    """The continuous profiler, the one that works under OpenTelemetry; its chunk is flushed."""
+    busy(pipelines, sentry.dsn, SENTRY_PROFILE_SESSION_SAMPLE_RATE="1")
+
     (event,) = sentry.transactions()
     chunks = sentry.items("profile_chunk")
 
     assert len(chunks) >= 1
     assert event["contexts"]["trace"]["data"]["profiler_id"] == chunks[0]["profiler_id"]
+
+
+def test_the_profiler_runs_in_mode_otlp_too(pipelines: Any, sentry: SentryReceiver) -> None:
+    """Its chunks arrive; the spans do not name them."""
+    mode = {"TRACEBATON_SENTRY_MODE": "otlp", "SENTRY_PROFILE_SESSION_SAMPLE_RATE": "1"}
+    busy(pipelines, sentry.dsn, **mode)
+
+    assert len(sentry.items("profile_chunk")) >= 1
+    assert "profiler_id" not in str(sentry.resource_spans())
+
+
+def test_no_profiler_runs_unasked(pipelines: Any, sentry: SentryReceiver) -> None:
+    """No chunk, no thread."""
+    busy(pipelines, sentry.dsn)
+
+    assert sentry.items("profile_chunk") == []
+    assert not [t.name for t in threading.enumerate() if "profile" in t.name.lower()]
 
 
 def test_what_does_not_fit_the_queues_is_counted(
