@@ -56,13 +56,15 @@ class Handover(Generic[Item]):
 
     def _start_empty(self) -> None:
         self._items: deque[Item] = deque()
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        # Two conditions, so that an item wakes one thread and not every idle one.
+        self._work, self._done = threading.Condition(lock), threading.Condition(lock)
         self._threads = self._busy = 0
         self._woken = False
 
     def submit(self, item: Item) -> bool:
         """Queue *item*; return False where the queue is full."""
-        with self._changed:
+        with self._work:
             if len(self._items) >= self._limit:
                 return False
             self._items.append(item)
@@ -71,7 +73,7 @@ class Handover(Generic[Item]):
 
     def wake(self) -> None:
         """Ask for a tick."""
-        with self._changed:
+        with self._work:
             self._woken = True
             self._notify()
 
@@ -84,18 +86,16 @@ class Handover(Generic[Item]):
         deadline = time.monotonic() + timeout
         while not self._threads and time.monotonic() < deadline and (item := self._take()):
             self._settle(item[0])
-        with self._changed:
-            return self._changed.wait_for(
-                lambda: not len(self), max(0.0, deadline - time.monotonic())
-            )
+        with self._done:
+            return self._done.wait_for(lambda: not len(self), max(0.0, deadline - time.monotonic()))
 
     def close(self) -> int:
         """Let go of what waits, take nothing more, and return how much that was."""
-        with self._changed:
+        with self._done:
             left = len(self)
             self._limit = 0
             self._items.clear()
-            self._changed.notify_all()
+            self._done.notify_all()
         return left
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ class Handover(Generic[Item]):
                 # From an empty context: an instrumented Thread would carry this request's into it.
                 contextvars.Context().run(thread.start)
                 self._threads += 1
-        self._changed.notify_all()
+        self._work.notify()
 
     def _run(self) -> None:
         while True:
@@ -121,12 +121,12 @@ class Handover(Generic[Item]):
             self._handle(item)
         except Exception:  # the thread outlives what one item does wrong
             _log.exception("telemetry.handover_failed", extra={"fields": {"name": self._name}})
-        with self._changed:
+        with self._done:
             self._busy -= 1
-            self._changed.notify_all()
+            self._done.notify_all()
 
     def _take(self) -> tuple[Item] | None:
-        with self._changed:
+        with self._work:
             if not self._items:
                 return None
             self._busy += 1
@@ -136,9 +136,9 @@ class Handover(Generic[Item]):
         while True:
             if (item := self._take()) is not None:
                 return item[0]
-            with self._changed:
+            with self._work:
                 self._woken = False
             delay = self._tick()
-            with self._changed:
+            with self._work:
                 if not self._items and not self._woken:
-                    self._changed.wait(delay)
+                    self._work.wait(delay)

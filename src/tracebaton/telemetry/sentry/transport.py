@@ -2,17 +2,22 @@
 How envelopes leave: several at a time, out of sight of instrumentations, and counted.
 """
 
+import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from sentry_sdk.consts import EndpointType
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import HttpTransport
+from urllib3 import PoolManager
 
 from tracebaton.telemetry.forks import in_child
 from tracebaton.telemetry.handover import Handover
 from tracebaton.telemetry.losses import InFlight
+from tracebaton.telemetry.sentry.posts import Posts
 
 __all__ = ["ParallelTransport"]
 
@@ -60,10 +65,49 @@ class ParallelTransport(HttpTransport):
         super().__init__(options)
         self._worker = _Senders(options["transport_queue_size"])  # type: ignore[assignment]
         self._refused = threading.local()
+        self._posts = self._direct()
         in_child(self._connect_anew)
 
     def _connect_anew(self) -> None:
-        self._pool = self._make_pool()  # two processes on one connection would mix their requests
+        # Two processes on one connection would mix their requests.
+        self._pool = self._make_pool()
+        if self._posts is not None:
+            self._posts.close()
+        self._posts = self._direct()
+
+    def kill(self) -> None:
+        """Close what is open."""
+        super().kill()
+        if self._posts is not None:
+            self._posts.close()
+
+    def _direct(self) -> Posts | None:
+        """Return connections of our own, None where a proxy stands between."""
+        if type(self._pool) is not PoolManager or self.parsed_dsn is None:
+            return None
+        options, dsn = self._get_pool_options(), self.parsed_dsn
+        tls = None
+        if dsn.scheme == "https":
+            tls = ssl.create_default_context(cafile=options["ca_certs"])
+            if options["cert_file"]:
+                tls.load_cert_chain(options["cert_file"], options["key_file"])
+        return Posts(
+            str(dsn.host),
+            dsn.port,
+            tls=tls,
+            timeout=self.TIMEOUT,
+            socket_options=options.get("socket_options") or (),
+        )
+
+    def _request(
+        self, method: str, endpoint_type: EndpointType, body: Any, headers: Mapping[str, str]
+    ) -> Any:
+        if self._posts is not None:
+            target = urlsplit(self._auth.get_api_url(endpoint_type)).path
+            answer = self._posts.post(target, headers, body)
+            if not 300 <= answer.status < 400:
+                return answer
+        return super()._request(method, endpoint_type, body, headers)
 
     def _get_pool_options(self) -> dict[str, Any]:
         return {**super()._get_pool_options(), "maxsize": CONNECTIONS}
