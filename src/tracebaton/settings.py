@@ -225,6 +225,8 @@ class Settings(BaseModel):
     jwt_algorithms: Names = Field(frozenset({"RS256", "ES256"}), alias="TRACEBATON_JWT_ALGORITHMS")
     jwt_leeway_seconds: float = Field(60.0, alias="TRACEBATON_JWT_LEEWAY_SECONDS", ge=0, le=600)
     jwt_user_claim: str = Field("sub", alias="TRACEBATON_JWT_USER_CLAIM")
+    api_url: str = Field("http://127.0.0.1:8000", alias="TRACEBATON_API_URL")
+    api_key: str | None = Field(None, alias="TRACEBATON_API_KEY", repr=False)
     rate_per_minute: int | None = Field(None, alias="TRACEBATON_RATE_PER_MINUTE", ge=0, le=10**6)
     trusted_proxies: Names = Field(frozenset(), alias="TRACEBATON_TRUSTED_PROXIES")
     store: str | None = Field(None, alias="TRACEBATON_STORE")
@@ -315,6 +317,11 @@ class Settings(BaseModel):
         if value == "none" or value.startswith("sqlite:///") or _TABLE.fullmatch(value):
             return value
         raise ValueError("has to be sqlite:///PATH, dynamodb://TABLE or none")
+
+    @field_validator("api_url")
+    @classmethod
+    def _api_address(cls, value: str) -> str:
+        return _http_url(value)
 
     @field_validator("jwt_jwks")
     @classmethod

@@ -1,0 +1,94 @@
+"""``send`` and ``tasks``: submit a task, and list them, over the API."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from tracebaton.cli.text import print_json, print_table
+
+__all__ = ["send", "tasks"]
+
+#: What a list shows of each task.
+_COLUMNS = ("task_id", "type", "status", "progress", "attempt", "created_at")
+
+ApiUrl = Annotated[
+    str | None, typer.Option("--api", help="The API's URL; TRACEBATON_API_URL by default.")
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option("--key", help="An API key or token; better TRACEBATON_API_KEY: others see this."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def send(
+    task_type: Annotated[str, typer.Argument(metavar="TYPE", help="The task type.")],
+    data: Annotated[str, typer.Argument(metavar="JSON", help="Its data; - reads stdin.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Sent twice with it, the task is made once.")
+    ] = None,
+    api: ApiUrl = None,
+    key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a task; with --wait exit 0 only if it succeeds."""
+    from tracebaton.cli.api import Api
+
+    document = _document(sys.stdin.read() if data == "-" else data)
+    with Api(api, key) as client:
+        task = client.send(task_type, document, key=idempotency_key)
+        if wait:
+            task = client.wait(task["task_id"])
+    if as_json:
+        print_json(task)
+    else:
+        _print_task(task)
+    if wait and task["status"] != "succeeded":
+        raise typer.Exit(1)
+
+
+def tasks(
+    status: Annotated[
+        str | None,
+        typer.Option(help="queued, running, succeeded, failed, dead or cancelled."),
+    ] = None,
+    task_type: Annotated[str | None, typer.Option("--type", help="Of this type only.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The most to list.")] = 50,
+    every: Annotated[bool, typer.Option("--all", help="List all of them.")] = False,
+    api: ApiUrl = None,
+    key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List your tasks, the newest first."""
+    from tracebaton.cli.api import Api
+
+    wanted = {"status": status, "type": task_type}
+    query = {name: value for name, value in wanted.items() if value is not None}
+    with Api(api, key) as client:
+        found = list(client.tasks(query, most=None if every else limit))
+    if as_json:
+        print_json(found)
+    else:
+        print_table(found, _COLUMNS)
+
+
+def _document(text: str) -> Any:
+    from tracebaton.errors import ConfigurationError
+
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ConfigurationError(f"JSON: the data is no JSON document ({exc})") from None
+
+
+def _print_task(task: dict[str, Any]) -> None:
+    from tracebaton.terminal import printable, printable_lines
+
+    print(f"{printable(task['task_id'])}  {printable(task['status'])}")
+    if task.get("result") is not None:
+        print(printable_lines(json.dumps(task["result"], indent=2, ensure_ascii=False)))
+    if error := task.get("error"):
+        print(f"{printable(error.get('code'))}: {printable(error.get('detail'))}")
