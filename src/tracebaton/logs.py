@@ -86,6 +86,9 @@ def _add(fields: dict[str, Any], more: Mapping[str, Any]) -> None:
     Ids that the event knows better than the store, such as those of a task that was just enqueued,
     fill an unset one.
     """
+    if fields.keys().isdisjoint(more):
+        fields.update(more)
+        return
     for key, value in more.items():
         if fields.get(key) is None:
             fields[key] = value

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 from opentelemetry import trace
 
 from tracebaton.audit.summary import Parameters, summary
+from tracebaton.events import say
 from tracebaton.redaction import redact_value
 from tracebaton.semconv import EVENT_AUDIT_CALL, EVENT_AUDIT_ERROR, EVENT_AUDIT_SUCCESS
 
@@ -180,7 +181,7 @@ def _tell(
     span = trace.get_current_span()
     if span.is_recording():
         span.add_event(event, _flat(fields))
-    _log.log(level, event, extra={"fields": fields})
+    say(_log, event, fields, level=level)
 
 
 def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:

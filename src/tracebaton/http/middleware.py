@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tracebaton.context import RequestStore, entered
 from tracebaton.errors import ConfigurationError
+from tracebaton.events import say
 from tracebaton.http.exchange import STARTS, Exchange, correlation_id_of, exchange_of
 from tracebaton.http.failures import ErrorLayer, Failures
 from tracebaton.http.handlers import told_handlers
@@ -348,6 +349,6 @@ def _log_request(exchange: Exchange) -> None:
         fields["close_code"] = exchange.close_code
     token = otel.attach(exchange.context)
     try:
-        _log.info(EVENT_HTTP_REQUEST, extra={"fields": fields})
+        say(_log, EVENT_HTTP_REQUEST, fields)
     finally:
         otel.detach(token)
