@@ -62,6 +62,8 @@ class Bench:
     propagator: Propagator = field(default_factory=Propagator)
     name: str = "tasks"
     attempts: int = 3
+    #: Other clients that a test has made, closed at its end.
+    clients: list[Sqs] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.local.create_queue("tasks-dlq")
@@ -207,8 +209,10 @@ async def bench(tmp_path: Path, attempts: int) -> AsyncIterator[Bench]:
     store = SqliteTaskStore(tmp_path / "tasks.db")
     async with LocalSqs() as local:
         sqs = Sqs(SqsAccess(endpoint=local.url, region="us-east-1", anonymous=True))
-        yield Bench(local, sqs, store, provider, exporter, attempts=attempts)
-        await sqs.close()
+        made = Bench(local, sqs, store, provider, exporter, attempts=attempts)
+        yield made
+        for client in (sqs, *made.clients):
+            await client.close()
     await store.close()
     provider.shutdown()
 

@@ -316,6 +316,7 @@ async def test_a_batch_stays_within_sqs_limit(bench: Bench) -> None:
 def scripted(bench: Bench, sqs: ScriptedSqs) -> Producer:
     """Return a producer that sends to *sqs*."""
     client = sqs.client()
+    bench.clients.append(client)
     bench.handle(nothing)
     return Producer(
         client,

@@ -5,12 +5,16 @@ Long polls have a client of their own, so that a delete or a visibility change n
 connection that a parked poll holds.
 """
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import boto3
+from botocore import xform_name
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -21,7 +25,7 @@ from tracebaton.errors import (
     QueueUnavailable,
     TracebatonError,
 )
-from tracebaton.queue.fastpath import FastPath
+from tracebaton.queue.fastpath import Direct, FastPath
 from tracebaton.queue.message import Attribute, Outgoing, Received, Sent, received, request_entry
 from tracebaton.queue.threads import HandlerThreads
 from tracebaton.settings import Settings
@@ -45,6 +49,8 @@ __all__ = [
 _CONNECT_TIMEOUT = 3.0
 #: Seconds an answer may take; a long poll gets its wait on top (aws-sdk-js#1005).
 _READ_TIMEOUT = 10.0
+#: Polls that may run at once.
+_POLLS = 32
 #: The most entries SQS takes in one batch call.
 BATCH = 10
 #: Error codes that say the receipt handle no longer owns the message.
@@ -132,6 +138,8 @@ class Queue:
         return self._limit
 
 
+#: Takes what a poll brought; False where nobody waits for it any more.
+Deliver = Callable[[list[Received] | TracebatonError], bool]
 #: What became of one entry of a batch: done, gone for us, or worth another try.
 Entry = Literal["ok", "lost", "again"]
 
@@ -152,25 +160,26 @@ class Sqs:
             self._actions = _client(
                 session, access, pool=access.threads, read_timeout=_READ_TIMEOUT
             )
-            self._polls = _client(session, access, pool=32, read_timeout=20 + _READ_TIMEOUT)
+            self._polls = _client(session, access, pool=_POLLS, read_timeout=20 + _READ_TIMEOUT)
         except (BotoCoreError, ValueError) as exc:
             raise ConfigurationError(f"AWS: {' '.join(str(exc).split())}") from exc
-        clients = (self._actions, self._polls) if access.fast else ()
-        self._paths = [path for client in clients if (path := FastPath.install(client))]
         # Not an executor: the interpreter would wait at its exit for a call that hangs.
         self._threads = HandlerThreads(access.threads)
+        self._poll_threads = HandlerThreads(_POLLS)
+        self._direct = _direct(self._actions, self._threads) if access.fast else None
+        self._direct_polls = _direct(self._polls, self._poll_threads) if access.fast else None
+        #: Polls on the loop, which itself would keep no reference.
+        self._parked: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def queue_url(self, name: str) -> str:
         """Return the URL of the queue called *name*."""
-        answer = await self._call(lambda: self._actions.get_queue_url(QueueName=name))
-        return answer["QueueUrl"]
+        answer = await self._call("GetQueueUrl", QueueName=name)
+        return str(answer["QueueUrl"])
 
     async def queue_attributes(self, queue_url: str) -> Mapping[str, str]:
         """Return all attributes of the queue."""
-        answer = await self._call(
-            lambda: self._actions.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["All"])
-        )
+        answer = await self._call("GetQueueAttributes", QueueUrl=queue_url, AttributeNames=["All"])
         return {str(name): value for name, value in answer.get("Attributes", {}).items()}
 
     async def send(
@@ -195,18 +204,13 @@ class Sqs:
                 trace_header=trace_header,
             )
         )
-        answer = await self._call(lambda: self._actions.send_message(QueueUrl=queue_url, **request))
-        return answer["MessageId"]
+        answer = await self._call("SendMessage", QueueUrl=queue_url, **request)
+        return str(answer["MessageId"])
 
     async def send_batch(self, queue_url: str, messages: Sequence[Outgoing]) -> list[Sent]:
         """Send up to ten messages and return what became of each."""
         entries = [{"Id": str(n), **request_entry(one)} for n, one in enumerate(messages)]
-        answer = await self._call(
-            lambda: self._actions.send_message_batch(
-                QueueUrl=queue_url,
-                Entries=entries,  # type: ignore[arg-type]
-            )
-        )
+        answer = await self._call("SendMessageBatch", QueueUrl=queue_url, Entries=entries)
         sent = {entry["Id"]: Sent(entry["MessageId"]) for entry in answer.get("Successful", ())}
         sent |= {entry["Id"]: _unsent(entry) for entry in answer.get("Failed", ())}
         untold = {"Code": "Unanswered", "Message": "SQS said nothing of the message."}
@@ -215,12 +219,7 @@ class Sqs:
     async def delete(self, queue_url: str, handles: Sequence[str]) -> list[Entry]:
         """Delete up to ten messages and return what became of each."""
         entries = [{"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(handles)]
-        answer = await self._call(
-            lambda: self._actions.delete_message_batch(
-                QueueUrl=queue_url,
-                Entries=entries,  # type: ignore[arg-type]
-            )
-        )
+        answer = await self._call("DeleteMessageBatch", QueueUrl=queue_url, Entries=entries)
         return _outcomes(len(handles), answer.get("Failed", ()))
 
     async def change_visibility(
@@ -232,10 +231,7 @@ class Sqs:
             for n, (handle, seconds) in enumerate(changes)
         ]
         answer = await self._call(
-            lambda: self._actions.change_message_visibility_batch(
-                QueueUrl=queue_url,
-                Entries=entries,  # type: ignore[arg-type]
-            )
+            "ChangeMessageVisibilityBatch", QueueUrl=queue_url, Entries=entries
         )
         return _outcomes(len(changes), answer.get("Failed", ()))
 
@@ -246,62 +242,96 @@ class Sqs:
         most: int,
         wait_seconds: int,
         visibility_seconds: int,
-        deliver: Callable[[list[Received] | TracebatonError], bool],
-    ) -> threading.Thread:
+        deliver: Deliver,
+    ) -> None:
         """
-        Receive once on a daemon thread of its own and hand the outcome to *deliver*.
+        Receive once, without being waited for, and hand the outcome to *deliver*.
 
-        boto3 cannot cancel a parked poll. A daemon thread can be left behind at stop; if it still
-        gets messages then, *deliver* returns False and they are made visible again at once.
+        A poll can be left behind at stop; if it still gets messages then, *deliver* returns False
+        and they are made visible again at once. boto3 cannot cancel a parked poll, so without the
+        fast path it has a daemon thread of its own.
         """
+        request = {
+            "QueueUrl": queue_url,
+            "MaxNumberOfMessages": most,
+            "WaitTimeSeconds": wait_seconds,
+            "VisibilityTimeout": visibility_seconds,
+            "MessageAttributeNames": ["All"],
+            "MessageSystemAttributeNames": ["All"],
+        }
+        if self._direct_polls is not None:
+            parked = self._receive(self._direct_polls, request, deliver)
+            task = asyncio.get_running_loop().create_task(parked, name="tracebaton-poll")
+            self._parked.add(task)
+            task.add_done_callback(self._parked.discard)
+        else:
+            work = partial(self._receive_in_thread, request, deliver)
+            name = "tracebaton-poll"
+            threading.Thread(target=lambda: _unseen(work), name=name, daemon=True).start()
 
-        def run() -> None:
-            try:
-                answer = self._polls.receive_message(
-                    QueueUrl=queue_url,
-                    MaxNumberOfMessages=most,
-                    WaitTimeSeconds=wait_seconds,
-                    VisibilityTimeout=visibility_seconds,
-                    MessageAttributeNames=["All"],
-                    MessageSystemAttributeNames=["All"],
-                )
-                messages = [received(message) for message in answer.get("Messages", ())]
-            except Exception as exc:  # an edge: a poll that told nobody would stop the worker
-                deliver(_ours(exc))
-                return
-            if not deliver(messages):
-                self._release(queue_url, messages)
+    async def _receive(self, calls: Direct, request: Mapping[str, Any], deliver: Deliver) -> None:
+        try:
+            answer = await calls.call("ReceiveMessage", request)
+            messages = [received(message) for message in answer.get("Messages", ())]
+        except Exception as exc:  # an edge: a poll that told nobody would stop the worker
+            deliver(_ours(exc))
+            return
+        if deliver(messages):
+            return
+        with suppress(ClientError, BotoCoreError):  # they become visible when their timeout ends
+            for message in messages:
+                handle = {"ReceiptHandle": message.receipt_handle, "VisibilityTimeout": 0}
+                again = {"QueueUrl": request["QueueUrl"], **handle}
+                await calls.call("ChangeMessageVisibility", again)
 
-        thread = threading.Thread(target=lambda: _unseen(run), name="tracebaton-poll", daemon=True)
-        thread.start()
-        return thread
-
-    def _release(self, queue_url: str, messages: Iterable[Received]) -> None:
-        for message in messages:
-            try:
+    def _receive_in_thread(self, request: Mapping[str, Any], deliver: Deliver) -> None:
+        try:
+            answer = self._polls.receive_message(**request)
+            messages = [received(message) for message in answer.get("Messages", ())]
+        except Exception as exc:  # an edge, as above
+            deliver(_ours(exc))
+            return
+        if deliver(messages):
+            return
+        with suppress(ClientError, BotoCoreError):  # as above
+            for message in messages:
                 self._polls.change_message_visibility(
-                    QueueUrl=queue_url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0
+                    QueueUrl=request["QueueUrl"],
+                    ReceiptHandle=message.receipt_handle,
+                    VisibilityTimeout=0,
                 )
-            except (ClientError, BotoCoreError):
-                return  # it becomes visible by itself when its timeout ends
 
     async def close(self) -> None:
         """Close the connections; a call in flight is not waited for."""
         self._closed = True
+        for task in self._parked:
+            task.cancel()
+        await asyncio.gather(*self._parked, return_exceptions=True)
         self._threads.close()
+        self._poll_threads.close()
         self._actions.close()
         self._polls.close()
-        for path in self._paths:
-            path.close()
+        for calls in (self._direct, self._direct_polls):
+            if calls is not None:
+                calls.close()
+        await asyncio.sleep(0)  # a transport closes its socket in the loop's next turn
 
-    async def _call(self, work: Callable[[], Result]) -> Result:
+    async def _call(self, operation: str, **request: Any) -> dict[str, Any]:
         if self._closed:
             raise QueueUnavailable("The connection to the queue is closed.")
         try:
-            outcome: Result = await self._threads.run(lambda: _unseen(work))
-            return outcome
+            if self._direct is not None:
+                return await self._direct.call(operation, request)
+            call = partial(getattr(self._actions, xform_name(operation)), **request)
+            answer: dict[str, Any] = await self._threads.run(lambda: _unseen(call))
         except (ClientError, BotoCoreError) as exc:
             raise _ours(exc) from exc
+        return answer
+
+
+def _direct(client: "SQSClient", threads: HandlerThreads) -> Direct | None:
+    path = FastPath.install(client)
+    return None if path is None else Direct(client, path, threads, quietly=_unseen)
 
 
 def blames_content(error: TracebatonError) -> bool:

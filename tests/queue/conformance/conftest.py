@@ -16,6 +16,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from elasticmq_differences import ELASTICMQ
+from on_loop import OnLoop
 
 from tracebaton.local import LocalSqs, ManualClock
 from tracebaton.queue.fastpath import FastPath
@@ -49,7 +50,7 @@ class Sqs:
         self.name = name
         self.endpoint = endpoint
         self._advance = advance
-        self.client = boto3.client(
+        self.client: Any = boto3.client(
             "sqs",
             endpoint_url=endpoint,
             region_name="us-east-1",
@@ -57,14 +58,14 @@ class Sqs:
             aws_secret_access_key="local",
             config=Config(retries={"total_max_attempts": 1}, connect_timeout=3, read_timeout=30),
         )
-        self._path = FastPath.install(self.client) if fast else None
-        assert fast == (self._path is not None)
+        if fast:
+            path = FastPath.install(self.client)
+            assert path is not None
+            self.client = OnLoop(self.client, path)
 
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
-        if self._path is not None:
-            self._path.close()
 
     def create(self, attributes: Mapping[str, str] | None = None) -> str:
         """Make a queue of a fresh name."""
@@ -145,7 +146,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", params=["local", "local fast", "elasticmq", "elasticmq fast"])
 def sqs(request: pytest.FixtureRequest) -> Iterator[Sqs]:
-    """Each broker in turn, by stock boto3 and by boto3 with our fast path."""
+    """Each broker in turn, by stock boto3 and by our fast path on a loop."""
     name, _, fast = request.param.partition(" ")
     start = {"local": local, "elasticmq": elasticmq}[name]
     with start(fast=bool(fast)) as broker:

@@ -9,6 +9,7 @@ import boto3
 import botocore.loaders
 import pytest
 from botocore.config import Config
+from on_loop import OnLoop
 from wire_server import Answer, WireServer
 
 from tracebaton.queue.fastpath import FastPath
@@ -18,9 +19,9 @@ LOADER = botocore.loaders.create_loader()
 Clients = Callable[..., Any]
 
 
-@pytest.fixture
-def clients() -> Iterator[Clients]:
-    """Clients that are closed at the end of the test."""
+@pytest.fixture(params=["thread", "loop"])
+def clients(request: pytest.FixtureRequest) -> Iterator[Clients]:
+    """Clients that are closed at the end of the test; hot calls in a thread, or on a loop."""
     with ExitStack() as stack:
 
         def of(
@@ -37,11 +38,16 @@ def clients() -> Iterator[Clients]:
             # One loader for all: the service's model is read once.
             session._session.register_component("data_loader", LOADER)
             client = session.client("sqs", **given, **options)
-            stack.callback(client.close)
-            if fast:
-                path = FastPath.install(client, now=now)
-                assert path is not None
+            if not fast:
+                stack.callback(client.close)
+                return client
+            path = FastPath.install(client, now=now)
+            assert path is not None
+            if request.param == "loop":
+                client = OnLoop(client, path)
+            else:
                 stack.callback(path.close)
+            stack.callback(client.close)
             return client
 
         yield of

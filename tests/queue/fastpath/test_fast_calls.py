@@ -21,6 +21,8 @@ from botocore.exceptions import (
 )
 from wire_server import QUEUE, Request, WireServer, error, ok
 
+from tracebaton.queue.fastpath import direct
+
 Clients = Callable[..., Any]
 Servers = Callable[..., WireServer]
 TWICE = {"mode": "standard", "total_max_attempts": 2}
@@ -279,8 +281,11 @@ def test_a_token_with_a_line_end_never_leaves(clients: Clients, servers: Servers
     assert server.requests == []
 
 
-def test_credentials_are_refreshed(clients: Clients, servers: Servers) -> None:
-    """Each call is signed with botocore's credentials as they are then."""
+def test_credentials_are_refreshed(
+    clients: Clients, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call is signed with botocore's credentials as they are then, on a loop as of late."""
+    monkeypatch.setattr(direct, "_KEYS_SECONDS", -1.0)
     server, fetched = servers(sent), iter(range(10))
 
     def fetch() -> dict[str, str]:

@@ -53,15 +53,12 @@ def test_what_a_configuration_asks_for(
 ) -> None:
     """The reason is logged."""
     caplog.set_level(logging.INFO, "tracebaton.sqs")
-    client = clients("http://localhost:1", fast=False, config=config, **popped(config))
+    others = dict(config)
+    retries = {"retries": others.pop("retries")} if "retries" in others else {}
+    client = clients("http://localhost:1", fast=False, config=others, **retries)
 
     assert FastPath.install(client) is None
     assert [record.fields["reason"] for record in caplog.records] == [reason]  # type: ignore[attr-defined]
-
-
-def popped(config: dict[str, Any]) -> dict[str, Any]:
-    """Take the retries out of *config*: they are an option of their own."""
-    return {"retries": config.pop("retries")} if "retries" in config else {}
 
 
 def test_a_proxy_of_the_environment(
@@ -161,6 +158,22 @@ def test_another_before_call_handler_goes_first(clients: Clients, servers: Serve
 
     assert client.send_message(**SEND)["MessageId"] == "stub"
     assert server.requests == []
+
+
+def test_a_handler_that_changes_requests_hears_each(clients: Clients, servers: Servers) -> None:
+    """What somebody does to the parameters is done anew for every call."""
+    server = servers(answered)
+    client = clients(server.url)
+
+    def number(params: dict[str, Any], **event: Any) -> None:
+        params["MessageBody"] += str(len(server.requests))
+
+    client.meta.events.register("before-parameter-build.sqs.SendMessage", number)
+    for _ in range(2):
+        client.send_message(**SEND)
+
+    assert [request.document["MessageBody"] for request in server.requests] == ["b0", "b1"]
+    assert all(map(is_fast, server.requests))
 
 
 def test_a_region_of_the_endpoint_signs(clients: Clients, servers: Servers) -> None:

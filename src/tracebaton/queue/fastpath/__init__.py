@@ -5,8 +5,12 @@ boto3 stays the API. Its public ``before-call`` event (what ``botocore.stub.Stub
 handler answer a call that botocore has validated, serialised and routed; ours replaces what costs
 three quarters of the rest: urllib3, the header objects, the generic signer and the generic parser.
 Credentials, endpoint, retries, back-off, error classes and every other call are botocore's.
+
+`FastPath` answers the calls of boto3 itself. `Direct` makes them on the event loop, where they cost
+no thread, and leaves to boto3 what does not succeed at once.
 """
 
 from tracebaton.queue.fastpath.calls import FastPath
+from tracebaton.queue.fastpath.direct import Direct
 
-__all__ = ["FastPath"]
+__all__ = ["Direct", "FastPath"]

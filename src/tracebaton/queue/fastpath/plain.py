@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from botocore.httpsession import URLLib3Session, create_urllib3_context, get_cert_path
 from botocore.utils import get_environ_proxies
 
-__all__ = ["obstacles", "tls_context", "verify_of"]
+__all__ = ["PREPARING", "foreign_handlers", "obstacles", "tls_context", "verify_of"]
 
 #: Events that a call answered by us does not emit, or emits where nobody new may listen.
 _PASSED_OVER = (
@@ -28,6 +28,13 @@ _PASSED_OVER = (
     "response-received",
     "needs-retry",
     "after-call-error",
+)
+#: Events while a call is prepared, which is not done anew for each call on the loop.
+PREPARING = (
+    "provide-client-params",
+    "before-parameter-build",
+    "before-endpoint-resolution",
+    "before-call",
 )
 
 
@@ -77,22 +84,26 @@ def _foreign(client: Any, operations: tuple[str, ...]) -> Iterator[str]:
     if type(session) is not URLLib3Session or not _botocores(session.send):
         yield "the HTTP session is not botocore's"
     _ = verify_of(client)
+    for operation in operations:
+        yield from foreign_handlers(client, _PASSED_OVER, operation)
+
+
+def foreign_handlers(client: Any, events: tuple[str, ...], operation: str) -> Iterator[str]:
+    """Yield who listens to *events* of *operation* and is not botocore."""
     service = client.meta.service_model.service_id.hyphenize()
     emitter = client.meta.events
     handlers = getattr(emitter, "_emitter", emitter)._handlers
-    for event in _PASSED_OVER:
-        for operation in operations:
-            for handler in handlers.prefix_search(f"{event}.{service}.{operation}"):
-                if event == "before-send" or not _botocores(handler):
-                    yield f"{_name(handler)} listens to {event}"
-                    return
+    for event in events:
+        for handler in handlers.prefix_search(f"{event}.{service}.{operation}"):
+            if event == "before-send" or not _botocores(handler):
+                yield f"{_name(handler)} listens to {event}"
 
 
 def _botocores(handler: Any) -> bool:
     while isinstance(handler, functools.partial):
         handler = handler.func
     module = getattr(handler, "__module__", None) or type(handler).__module__
-    return module.partition(".")[0] == "botocore"
+    return module.partition(".")[0] in {"botocore", "tracebaton"}
 
 
 def _name(handler: Any) -> str:

@@ -36,8 +36,8 @@ class Signer:
     """Signs requests to one service in one region."""
 
     def __init__(self, *, region: str, service: str) -> None:
-        self._region = region
-        self._service = service
+        self.region = region
+        self.service = service
         self._derived: tuple[tuple[str, str], bytes] = (("", ""), b"")
         self._written: tuple[int, str] = (-1, "")
 
@@ -61,7 +61,7 @@ class Signer:
         lines = "\n".join(f"{name}:{_trimmed(signed[name])}" for name in names)
         listed = ";".join(names)
         request = f"POST\n{path}\n\n{lines}\n\n{listed}\n{sha256(body).hexdigest()}"
-        scope = f"{date[:8]}/{self._region}/{self._service}/aws4_request"
+        scope = f"{date[:8]}/{self.region}/{self.service}/aws4_request"
         digest = sha256(request.encode()).hexdigest()
         signature = hmac.digest(
             self._key(keys.secret_key, date[:8]),
@@ -83,7 +83,7 @@ class Signer:
         known, key = self._derived
         if known != (secret, day):
             key = f"AWS4{secret}".encode()
-            for part in (day, self._region, self._service, "aws4_request"):
+            for part in (day, self.region, self.service, "aws4_request"):
                 key = hmac.digest(key, part.encode(), "sha256")
             self._derived = ((secret, day), key)
         return key

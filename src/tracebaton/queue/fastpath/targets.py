@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tracebaton.queue.fastpath.connections import Connections, Limits
+from tracebaton.queue.fastpath.exchanges import Exchanges
 from tracebaton.queue.fastpath.plain import tls_context, verify_of
 
 __all__ = ["Target", "Targets"]
@@ -23,12 +24,15 @@ class Target:
 
     Attributes:
         host: As the ``Host`` header names it.
+        connections: For a thread that waits.
+        exchanges: For the event loop.
     """
 
     url: str
     host: str
     path: str
     connections: Connections
+    exchanges: Exchanges
 
 
 class Targets:
@@ -57,6 +61,7 @@ class Targets:
         for target in self._known.values():
             if target is not None:
                 target.connections.close()
+                target.exchanges.close()
 
     def _found(self, url: str) -> Target | None:
         parts = urlsplit(url)
@@ -70,9 +75,11 @@ class Targets:
         default = 443 if secure else 80
         port = parts.port or default
         name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        address = (parts.hostname, port)
         return Target(
             url=url,
             host=name if port == default else f"{name}:{port}",
             path=path,
-            connections=Connections(url, (parts.hostname, port), limits=self._limits, tls=tls),
+            connections=Connections(url, address, limits=self._limits, tls=tls),
+            exchanges=Exchanges(url, address, limits=self._limits, tls=tls),
         )
