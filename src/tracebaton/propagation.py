@@ -9,9 +9,9 @@ write to: they carry the request store, and the head's sampling decision is foll
 and `inject_message()` are for the queue.
 """
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from opentelemetry import context as otel
@@ -65,6 +65,8 @@ __all__ = [
     "undecided_parent",
 ]
 
+#: The headers that are read.
+_NAMES: Final = frozenset({TRACEPARENT, SENTRY_TRACE, TRACESTATE, BAGGAGE})
 _DECISION_KEY = otel.create_key("tracebaton-parent-decision")
 
 #: Whose sampling decision the remote parent carries: ours, an outsider's, or none.
@@ -159,8 +161,11 @@ class Propagator(TextMapPropagator):
     ) -> Context:
         """Return *context*, the current one by default, plus what an HTTP caller may tell us."""
         base = otel.get_current() if context is None else context
+        present = _present(getter, carrier)
+        if not present:
+            return base
         traceparent, sentry_trace, tracestate, members_text = (
-            _values(getter, carrier, key)
+            _values(getter, carrier, key) if key in present else ()
             for key in (TRACEPARENT, SENTRY_TRACE, TRACESTATE, BAGGAGE)
         )
         parent = _parent(traceparent, sentry_trace, tracestate)
@@ -282,6 +287,18 @@ def installed() -> Propagator:
     """Return the process's propagator where it is ours, else one that trusts no caller."""
     found = propagate.get_global_textmap()
     return found if isinstance(found, Propagator) else Propagator()
+
+
+def _present(getter: Getter[CarrierT], carrier: CarrierT) -> Collection[str]:
+    """
+    Return which of our headers may be there.
+
+    For each value that it is asked for, the getter of an ASGI scope decodes every header.
+    """
+    try:
+        return _NAMES.intersection(map(str.lower, getter.keys(carrier)))
+    except Exception:  # a foreign getter, or a header's bytes: each value is asked for by itself
+        return _NAMES
 
 
 def _lower(hosts: frozenset[str]) -> frozenset[str]:

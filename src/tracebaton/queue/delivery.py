@@ -25,6 +25,7 @@ from tracebaton.errors import (
     TaskCancelled,
     UnknownSchemaVersion,
 )
+from tracebaton.events import say
 from tracebaton.problems import Reporter
 from tracebaton.queue.arrival import Arrivals
 from tracebaton.queue.attempt import Attempt, Verdict
@@ -144,7 +145,7 @@ class Delivery:
             refused = await self._start(attempt)
             if refused is not None:
                 return refused
-            _log.info(EVENT_TASK_STARTED, extra={"fields": {"task_type": kind.name}})
+            say(_log, EVENT_TASK_STARTED, {"task_type": kind.name})
             started = time.perf_counter()
             result = to_jsonable_python(await self._result(attempt, kind, data))
             if attempt.lease.state != "held":  # it was cancelled, and would not be

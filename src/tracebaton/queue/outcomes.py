@@ -15,6 +15,7 @@ from opentelemetry import trace
 
 from tracebaton import context, problems
 from tracebaton.errors import Reject, RetryLater, TracebatonError
+from tracebaton.events import say
 from tracebaton.problems import Outcome, Reporter
 from tracebaton.queue.attempt import Attempt, Verdict, milliseconds
 from tracebaton.queue.retry import RetryPolicy
@@ -57,7 +58,7 @@ class Outcomes:
             return await self._superseded(attempt)
         attempt.became(status)
         fields = {"task_type": attempt.event.type, "duration_ms": milliseconds(seconds)}
-        _log.info(EVENT_TASK_SUCCEEDED, extra={"fields": fields})
+        say(_log, EVENT_TASK_SUCCEEDED, fields)
         return Verdict("delete")
 
     def cancelled(self, attempt: Attempt) -> Verdict:
