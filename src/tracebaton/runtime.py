@@ -314,6 +314,7 @@ class WorkerService:
             store_type=store_type,
             concurrency=settings.concurrency,
             prefetch=settings.prefetch,
+            client_spans=settings.queue_spans,
             visibility_seconds=settings.visibility_seconds,
             drain_seconds=settings.drain_seconds,
             wait_seconds=wait_seconds,

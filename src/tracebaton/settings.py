@@ -81,6 +81,8 @@ def _names(value: object) -> object:
 
 
 Names = Annotated[frozenset[str], BeforeValidator(_names)]
+#: Calls to SQS that can have spans of their own (SPEC 5).
+QueueSpans = Annotated[frozenset[Literal["receive", "settle"]], BeforeValidator(_names)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -207,6 +209,7 @@ class Settings(BaseModel):
     # Worker
     concurrency: int = Field(10, alias="TRACEBATON_CONCURRENCY", ge=1, le=10_000)
     prefetch: int = Field(0, alias="TRACEBATON_PREFETCH", ge=0, le=10_000)
+    queue_spans: QueueSpans = Field(frozenset(), alias="TRACEBATON_QUEUE_SPANS")
     visibility_seconds: int = Field(60, alias="TRACEBATON_VISIBILITY_SECONDS", ge=5, le=43_200)
     max_attempts: int = Field(5, alias="TRACEBATON_MAX_ATTEMPTS", ge=1, le=1000)
     drain_seconds: float = Field(20.0, alias="TRACEBATON_DRAIN_SECONDS", ge=0, le=43_200)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tracebaton.queue.attempt import Verdict
+from tracebaton.queue.client_spans import ClientSpans
 from tracebaton.queue.delivery import Delivery
 from tracebaton.queue.depth import watch_depth
 from tracebaton.queue.heartbeat import Leases
@@ -76,6 +77,7 @@ class Consumer:
         stop: Stop,
         tally: Tally,
         meters: WorkerMeters,
+        spans: ClientSpans,
     ) -> None:
         """
         Set which queue.
@@ -94,6 +96,7 @@ class Consumer:
         self._stop = stop
         self._tally = tally
         self._meters = meters
+        self._spans = spans
         self._pollers: Pollers | None = None
         self._leases: Leases
         self._settler: Settler
@@ -157,6 +160,7 @@ class Consumer:
             most=1 if self.queue.fifo else BATCH,
             wait_seconds=self._limits.wait_seconds,
             meters=self._meters,
+            spans=self._spans,
         )
 
     def _take(self, message: Received, received_at: float) -> None:
@@ -195,17 +199,28 @@ class Consumer:
             return
         if verdict.action == "retry":
             await self._show(lease, verdict.delay)
-        elif await self._settler.ack(lease.message.receipt_handle, until=lease.deadline - MARGIN):
+        elif await self._ack(lease):
             self._tally.acked += 1
         else:
             fields = {"message_id": lease.message.message_id}
             _log.warning("ack.failed", extra={"fields": fields})
 
+    async def _ack(self, lease: Lease) -> bool:
+        handle, until = lease.message.receipt_handle, lease.deadline - MARGIN
+        with self._spans.settling(lease, "ack") as outcome:
+            outcome.confirmed = await self._settler.ack(handle, until=until)
+        return outcome.confirmed
+
+    async def _nack(self, lease: Lease, delay: int) -> bool:
+        handle, until = lease.message.receipt_handle, lease.deadline - MARGIN
+        with self._spans.settling(lease, "nack") as outcome:
+            outcome.confirmed = await self._settler.nack(handle, delay, until=until)
+        return outcome.confirmed
+
     async def _show(self, lease: Lease, delay: int) -> bool:
         """Make the message visible after *delay* seconds, of the 12 hours that SQS allows."""
-        handle, until = lease.message.receipt_handle, lease.deadline - MARGIN
         delay = min(delay, max(0, int(lease.left(time.monotonic())) - 1))
-        if await self._leases.quiet(lease) and await self._settler.nack(handle, delay, until=until):
+        if await self._leases.quiet(lease) and await self._nack(lease, delay):
             return True
         fields = {"message_id": lease.message.message_id, "delay_seconds": delay}
         _log.warning("visibility.failed", extra={"fields": fields})

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tracebaton.errors import TracebatonError
+from tracebaton.queue.client_spans import ClientSpans
 from tracebaton.queue.meters import WorkerMeters
 from tracebaton.queue.room import Share
 from tracebaton.queue.sqs import BATCH, Queue, Received, Sqs
@@ -53,6 +54,7 @@ class Polls:
     wait_seconds: int = WAIT_SECONDS
     work: asyncio.Event = field(default_factory=asyncio.Event)
     meters: WorkerMeters = field(default_factory=WorkerMeters)
+    spans: ClientSpans | None = None
 
 
 class Receiver:
@@ -143,6 +145,8 @@ class Receiver:
         else:
             meters.messaging.received(name, seconds, messages=len(outcome))
             meters.age(name, max(map(_age, outcome), default=0.0))
+            if self._polls.spans is not None:
+                self._polls.spans.received(len(outcome), seconds)
 
     async def _back_off(self, error: TracebatonError) -> None:
         ceiling = min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** min(self._failures, 10))

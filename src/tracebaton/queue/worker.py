@@ -7,7 +7,7 @@ made visible again after a delay, or left alone because it is no longer ours.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -22,6 +22,7 @@ from tracebaton.propagation import Propagator, installed
 from tracebaton.queue.arrival import Arrivals
 from tracebaton.queue.blocks import BlockWatch
 from tracebaton.queue.calling import HandlerCalls
+from tracebaton.queue.client_spans import ClientSpans
 from tracebaton.queue.consumer import Consumer, Limits, Tally
 from tracebaton.queue.delivery import Delivery
 from tracebaton.queue.drain import DrainReport, drain
@@ -69,6 +70,7 @@ class Worker:
         depth_seconds: float | None = None,
         block_seconds: float | None = None,
         meter_provider: MeterProvider | None = None,
+        client_spans: Collection[str] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -95,6 +97,8 @@ class Worker:
             block_seconds: Seconds after which an event loop that does not turn counts as blocked;
                 None to watch for none.
             meter_provider: The global one by default.
+            client_spans: Make a span of each poll that brings messages (``receive``), of each
+                delete and change of visibility (``settle``).
         """
         spans, carrier = tracer or trace.get_tracer(SCOPE), propagator or installed()
         weights = {queue: 1} if isinstance(queue, Queue) else dict(queue)
@@ -159,6 +163,7 @@ class Worker:
                 delivery=delivery(one.name),
                 records=self._records,
                 limits=limits,
+                spans=ClientSpans(spans, one.name, client_spans),
                 stop=self._stopping,
                 tally=self._tally,
                 meters=self._meters,

@@ -296,6 +296,7 @@ def _provider(settings: Settings, resource: Resource, rates: HeadRates) -> Trace
             keep_errors=settings.keep_errors,
             record_calls=bool(settings.propagate_baggage_to)
             or settings.propagate_trace_to is not None,
+            keep_polls="receive" in settings.queue_spans,
         ),
         resource=resource,
         shutdown_on_exit=False,  # its hook at exit has no deadline

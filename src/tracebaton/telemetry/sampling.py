@@ -99,6 +99,7 @@ class HeadSampler(Sampler):
         trust_sampling: bool = False,
         keep_errors: bool = False,
         record_calls: bool = False,
+        keep_polls: bool = False,
     ) -> None:
         """
         Set the rate.
@@ -110,11 +111,13 @@ class HeadSampler(Sampler):
                 stays 0.
             record_calls: Record CLIENT spans that are not kept, because the propagator has to know
                 which host they call.
+            keep_polls: Draw for polls of a queue too, which belong to no request.
         """
         self._rates = rate if isinstance(rate, HeadRates) else HeadRates(rate)
         self._trust_sampling = trust_sampling
         self._keep_errors = keep_errors
         self._record_calls = record_calls
+        self._keep_polls = keep_polls
 
     def should_sample(
         self,
@@ -132,7 +135,8 @@ class HeadSampler(Sampler):
         if parent.is_valid and self._follows(parent, parent_context):
             keeps = parent.trace_flags.sampled
         else:
-            keeps = not _is_poll(parent, attributes) and self._draw(trace_id, kind, attributes)
+            drawn = self._keep_polls or not _is_poll(parent, attributes)
+            keeps = drawn and self._draw(trace_id, kind, attributes)
         if keeps:
             return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
         call = self._record_calls and kind is SpanKind.CLIENT
