@@ -407,3 +407,17 @@ def test_a_chosen_http_convention_stays(monkeypatch: pytest.MonkeyPatch) -> None
     prefer_stable_http_conventions()
 
     assert child_environment({})["OTEL_SEMCONV_STABILITY_OPT_IN"] == "http/dup"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_TRACES_EXPORTER", "console"),
+        ("OTEL_LOGS_EXPORTER", "jaeger"),
+        ("OTEL_METRICS_EXPORTER", "statsd"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+    ],
+)
+def test_an_exporter_that_is_not_there_stops_the_start(name: str, value: str) -> None:
+    """Better than a service that is silently not seen."""
+    assert refused({name: value}).startswith(f"{name}: ")

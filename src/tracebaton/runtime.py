@@ -37,7 +37,7 @@ from tracebaton.queue.worker import DrainReport, Worker
 from tracebaton.settings import Settings
 from tracebaton.tasks import Registry, TaskStore
 from tracebaton.tasks.sqlite import SqliteTaskStore
-from tracebaton.telemetry.pipeline import FlushReport, Telemetry, build
+from tracebaton.telemetry.pipeline import FlushReport, Telemetry, build, standing
 
 __all__ = ["Role", "Runtime", "WorkerService", "configure_telemetry"]
 
@@ -73,7 +73,12 @@ def configure_telemetry(
     Raises:
         ConfigurationError: A setting is wrong.
     """
-    return build(settings or Settings.load(), role=role, sample_rates=sample_rates)
+    settings = settings or Settings.load()
+    telemetry = standing(settings, role=role, sample_rates=sample_rates)
+    if telemetry is None:
+        telemetry = build(settings, role=role, sample_rates=sample_rates)
+        telemetry.asked = (settings, role)
+    return telemetry
 
 
 class Runtime:
@@ -95,7 +100,13 @@ class Runtime:
                 "TRACEBATON_QUEUE_URL: is not set, nor TRACEBATON_QUEUE_NAME;"
                 " `tracebaton dev` brings a queue of its own"
             )
-        self.telemetry = telemetry or build(settings, role=role, sample_rates=sample_rates)
+        # The process may have it already; whoever built it shuts it down.
+        self._shared = (
+            None if telemetry else standing(settings, role=role, sample_rates=sample_rates)
+        )
+        self.telemetry = (
+            telemetry or self._shared or build(settings, role=role, sample_rates=sample_rates)
+        )
         self.service_name = str(self.telemetry.resource.attributes["service.name"])
         self.sqs = Sqs(SqsAccess.of(settings))
         self.queue = Queue(self.sqs, url=settings.queue_url, name=settings.queue_name)
@@ -251,7 +262,8 @@ class Runtime:
             await self.producer.outbox.flush()
             await self.store.close()
         await self.sqs.close()
-        return await asyncio.to_thread(self.telemetry.shutdown, FLUSH_SECONDS)
+        end = self.telemetry.flush if self._shared else self.telemetry.shutdown
+        return await asyncio.to_thread(end, FLUSH_SECONDS)
 
 
 async def _works(check: Callable[[], Awaitable[Any]]) -> bool:

@@ -169,6 +169,11 @@ class Settings(BaseModel):
     otlp_traces_endpoint: HttpUrl = Field(None, alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     otlp_metrics_endpoint: HttpUrl = Field(None, alias="OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
     otlp_logs_endpoint: HttpUrl = Field(None, alias="OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
+    otlp_protocol: Literal["http/protobuf"] = Field(
+        "http/protobuf", alias="OTEL_EXPORTER_OTLP_PROTOCOL"
+    )
+    otel_traces_exporter: Literal["otlp", "none"] = Field("otlp", alias="OTEL_TRACES_EXPORTER")
+    otel_logs_exporter: Literal["otlp", "none"] = Field("otlp", alias="OTEL_LOGS_EXPORTER")
     otel_metrics_exporter: Names = Field(frozenset({"otlp"}), alias="OTEL_METRICS_EXPORTER")
     otel_traces_sampler: str | None = Field(None, alias="OTEL_TRACES_SAMPLER")
     otel_traces_sampler_arg: Rate | None = Field(None, alias="OTEL_TRACES_SAMPLER_ARG")

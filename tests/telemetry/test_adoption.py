@@ -76,7 +76,7 @@ print(json.dumps({
 """
 
 
-def run(code: str, variables: dict[str, str]) -> dict[str, Any]:
+def run(code: str, variables: dict[str, str]) -> Any:
     """Run *code* in a process of its own and return what it says in its last line."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -87,8 +87,7 @@ def run(code: str, variables: dict[str, str]) -> dict[str, Any]:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return said
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_their_set_up_stays_and_sentry_and_viewer_come_to_it(
@@ -171,3 +170,67 @@ print(json.dumps({{"stays": now is theirs}}))
 """
 
     assert run(code, {}) == {"stays": stays}
+
+
+def test_the_same_set_up_twice_is_one(otlp: OtlpReceiver) -> None:
+    """A second call returns the first one's; other settings, or a stop in between, make a new."""
+    code = """
+import json, threading
+from opentelemetry import trace
+from tracebaton import configure_telemetry
+from tracebaton.settings import Settings
+first = configure_telemetry()
+threads = threading.active_count()
+second = configure_telemetry()
+same_threads = threading.active_count() == threads
+trace.get_tracer("x").start_span("once").end()
+worker = configure_telemetry(role="worker")
+first.shutdown(5)
+third = configure_telemetry()
+print(json.dumps([second is first, same_threads, worker is first, third is first]))
+worker.shutdown(5)
+third.shutdown(5)
+"""
+
+    assert run(code, {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url}) == [True, True, False, False]
+    assert [span.name for span in otlp.spans()] == ["once"]
+
+
+@pytest.mark.parametrize(
+    "provider", ["", "trace.set_tracer_provider(TracerProvider())"], ids=["ours", "theirs"]
+)
+def test_an_application_in_a_process_that_is_set_up_shares_it(
+    otlp: OtlpReceiver, sentry: SentryReceiver, provider: str
+) -> None:
+    """configure_telemetry() and a Tracebaton of the same settings: each span once a sink."""
+    code = f"""
+import asyncio, json
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+{provider}
+from tracebaton import Tracebaton, configure_telemetry
+first = configure_telemetry()
+
+async def main():
+    async with Tracebaton().running() as runtime:
+        trace.get_tracer("theirs").start_span("work").end()
+        runtime.telemetry.tracer.start_span("more").end()
+        return runtime.telemetry is first
+
+shared = asyncio.run(main())
+trace.get_tracer("theirs").start_span("after").end()
+print(json.dumps([shared, first.shutdown(5).complete]))
+"""
+    said = run(
+        code,
+        {
+            "TRACEBATON_VIEWER_URL": otlp.url,
+            "SENTRY_DSN": sentry.dsn,
+            "TRACEBATON_QUEUE_URL": "http://127.0.0.1:9/000000000000/tasks",
+            "TRACEBATON_STORE": "none",
+        },
+    )
+
+    assert said == [True, True]
+    assert sorted(span.name for span in otlp.spans()) == ["after", "more", "work"]
+    assert sorted(one["transaction"] for one in sentry.transactions()) == ["after", "more", "work"]

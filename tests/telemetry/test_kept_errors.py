@@ -71,7 +71,7 @@ def test_without_the_setting_nothing_of_it_is_recorded(pipelines: Any, otlp: Otl
     telemetry.shutdown(5)
 
     assert not server.is_recording()
-    assert otlp.requests == []
+    assert otlp.spans() == []
 
 
 @pytest.mark.parametrize("keep", [KEEP, {}])
@@ -113,7 +113,7 @@ def test_a_poll_is_not_a_failure_of_anybodys(pipelines: Any, otlp: OtlpReceiver)
     poll.end()
     telemetry.shutdown(5)
 
-    assert otlp.requests == []
+    assert otlp.spans() == []
 
 
 def test_what_ends_after_a_failed_root_belongs_to_it(pipelines: Any, otlp: OtlpReceiver) -> None:

@@ -30,7 +30,7 @@ def test_spans_arrive_with_their_resource(pipelines: Any, otlp: OtlpReceiver) ->
     (span,) = otlp.spans()
 
     assert span.name == "GET /x"
-    assert otlp.requests[0][0] == "/v1/traces"
+    assert {path for path, _, _ in otlp.requests} == {"/v1/traces", "/v1/metrics"}
     assert (report.spans_exported, report.spans_dropped, report.complete) == (1, 0, True)
 
 
@@ -77,6 +77,7 @@ def test_only_the_configured_backend_gets_its_headers(
 
     assert sent == {
         "/backend/v1/traces": "s3cr3t",
+        "/backend/v1/metrics": "s3cr3t",
         "/viewer/v1/traces": None,
         "/viewer/v1/logs": None,
     }
@@ -269,3 +270,22 @@ def test_unsampled_spans_are_nobodys_loss() -> None:
     export.shutdown()
 
     assert export.unsent == 0
+
+
+def test_a_signal_without_exporter_goes_to_no_endpoint(pipelines: Any, otlp: OtlpReceiver) -> None:
+    """The endpoint is for all, and none wants it; the viewer has a setting of its own."""
+    telemetry = pipelines(
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url,
+            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": otlp.url + "/v1/logs",
+            "TRACEBATON_VIEWER_URL": otlp.url + "/viewer",
+            "OTEL_TRACES_EXPORTER": "none",
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+        }
+    )
+    telemetry.tracer.start_span("x").end()
+    telemetry.log_handler.handle(logging.makeLogRecord({"msg": "x", "levelno": 20}))
+    telemetry.shutdown(5)
+
+    assert {path for path, _, _ in otlp.requests} == {"/viewer/v1/traces", "/viewer/v1/logs"}

@@ -17,8 +17,9 @@ from opentelemetry.trace import ProxyTracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tracebaton.propagation import Propagator
+from tracebaton.telemetry.enrichment import SpanPipeline
 
-__all__ = ["Found", "OwnMeterProvider", "OwnTracerProvider"]
+__all__ = ["Found", "OwnMeterProvider", "OwnTracerProvider", "pipelines_of"]
 
 _STOCK: Final = [TraceContextTextMapPropagator, W3CBaggagePropagator]
 
@@ -59,11 +60,26 @@ class Found:
             propagator_chosen=foreign or _is_chosen(propagate.get_global_textmap()),
         )
 
-    def has_processor(self, name: str) -> bool:
-        """Tell whether the provider has a span processor of a class of that *name* already."""
-        several = getattr(self.tracer_provider, "_active_span_processor", None)
-        processors = getattr(several, "_span_processors", ())
-        return any(type(processor).__name__ == name for processor in processors)
+    @property
+    def has_sentry(self) -> bool:
+        """Tell whether the provider makes Sentry's transactions already."""
+        found = _processors_of(self.tracer_provider)
+        return any(type(one).__name__ == "SentrySpanProcessor" for one in found)
+
+    @property
+    def has_pipeline(self) -> bool:
+        """Tell whether the provider feeds sinks of ours already: they would get each span twice."""
+        return any(pipeline.feeds for pipeline in pipelines_of(self.tracer_provider))
+
+
+def pipelines_of(provider: trace.TracerProvider | None) -> list[SpanPipeline]:
+    """Return our pipelines behind *provider*, be it ours or somebody else's."""
+    return [one for one in _processors_of(provider) if isinstance(one, SpanPipeline)]
+
+
+def _processors_of(provider: trace.TracerProvider | None) -> tuple[object, ...]:
+    several = getattr(provider, "_active_span_processor", None)
+    return tuple(getattr(several, "_span_processors", ()))
 
 
 def _is_chosen(propagator: Any) -> bool:

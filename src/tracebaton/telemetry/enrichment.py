@@ -61,11 +61,21 @@ class SpanPipeline(SpanProcessor):
 
     The one processor of the provider; the sinks stand behind it. The local root binds its trace id
     as the correlation id where none came in, before its own attributes are written.
+
+    Attributes:
+        owner: Whose pipeline it is.
     """
+
+    owner: object = None
 
     def __init__(self, sinks: Iterable[SpanProcessor]) -> None:
         """Set the *sinks*, which see spans in this order."""
         self._sinks = tuple(sinks)
+
+    @property
+    def feeds(self) -> bool:
+        """Tell whether spans are handed on to anybody."""
+        return bool(self._sinks)
 
     def retire(self) -> None:
         """Hand nothing on from now on: a provider that is not ours outlives its pipelines."""

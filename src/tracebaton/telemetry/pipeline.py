@@ -23,7 +23,7 @@ from tracebaton.problems import NO_REPORTER, Reporter
 from tracebaton.propagation import Propagator
 from tracebaton.semconv import EVENT_TELEMETRY_JOINED, SCOPE
 from tracebaton.settings import Settings, prefer_stable_http_conventions
-from tracebaton.telemetry.adoption import Found, OwnTracerProvider
+from tracebaton.telemetry.adoption import Found, OwnTracerProvider, pipelines_of
 from tracebaton.telemetry.clients import Clients
 from tracebaton.telemetry.ending import AtOnce, at_exit
 from tracebaton.telemetry.enrichment import SpanPipeline
@@ -35,7 +35,7 @@ from tracebaton.telemetry.prometheus import Exposition
 from tracebaton.telemetry.sampling import HeadRates, HeadSampler
 from tracebaton.telemetry.sentry import Sentry
 
-__all__ = ["FlushReport", "Role", "Telemetry", "build", "resource_of"]
+__all__ = ["FlushReport", "Role", "Telemetry", "build", "resource_of", "standing"]
 
 Role = Literal["api", "worker"]
 
@@ -74,6 +74,8 @@ class Telemetry:
         resource: What names this process to every backend.
         sentry: The connection to Sentry; None without a DSN.
         meter_provider: Ours where metrics go anywhere, else the global one.
+        asked: The settings and the role of the whole process that it was built for.
+        rates: The head's, where we decide.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Telemetry:
         logs: LogPush | None = None,
         meter_provider: metrics.MeterProvider | None = None,
         metering: Metrics | None = None,
+        rates: HeadRates | None = None,
     ) -> None:
         self.tracer_provider = tracer_provider
         self.propagator = propagator
@@ -100,6 +103,10 @@ class Telemetry:
         self._pushes = tuple(push for push in (logs, metering) if push is not None)
         self._metering = metering
         self.meter_provider = meter_provider or metrics.get_meter_provider()
+        self.asked: tuple[Settings, Role] | None = None
+        self.rates = rates
+        if pipeline is not None:
+            pipeline.owner = self
         self._report: FlushReport | None = None
         self._stopping = AtOnce(self._stops())
         self._cancel: Callable[[], object] = lambda: None
@@ -108,6 +115,10 @@ class Telemetry:
     def tracer(self) -> Tracer:
         """Return the tracer of our manual spans."""
         return self.tracer_provider.get_tracer(SCOPE)
+
+    def serves(self, settings: Settings, role: Role) -> bool:
+        """Tell whether it was built for a process that is set up like that, and still runs."""
+        return self.asked == (settings, role) and self._report is None
 
     @property
     def has_metrics(self) -> bool:
@@ -156,6 +167,13 @@ class Telemetry:
             self._pipeline.retire()
         for left in (*self._exports, *self._pushes):
             left.abandon()
+        return self._counted(complete=complete)
+
+    def flush(self, timeout: float) -> FlushReport:
+        """Send what waits, like `shutdown()`, and go on."""
+        return self._counted(complete=self.force_flush(timeout))
+
+    def _counted(self, *, complete: bool) -> FlushReport:
         sinks: list[SpanExport | Sentry] = [*self._exports]
         if self.sentry is not None:
             sinks.append(self.sentry)
@@ -231,6 +249,24 @@ def build(
     return telemetry
 
 
+def standing(
+    settings: Settings, *, role: Role, sample_rates: Mapping[str, float] = MappingProxyType({})
+) -> Telemetry | None:
+    """
+    Return what ``configure_telemetry()`` installed for the same *settings*, while it runs.
+
+    Args:
+        sample_rates: Count there from now on.
+    """
+    for pipeline in pipelines_of(trace.get_tracer_provider()):
+        owner = pipeline.owner
+        if isinstance(owner, Telemetry) and owner.serves(settings, role):
+            if owner.rates is not None and sample_rates:
+                owner.rates.also(sample_rates)
+            return owner
+    return None
+
+
 def _sentry(settings: Settings, resource: Resource, rates: HeadRates) -> Sentry:
     number = str(resource.attributes["service.version"])
     return Sentry(
@@ -261,10 +297,10 @@ def _enabled(
     found: Found,
 ) -> Telemetry:
     theirs = found.tracer_provider
-    exports = list(_exports(settings, sentry, otlp=theirs is None))
+    exports = [] if found.has_pipeline else list(_exports(settings, sentry, otlp=theirs is None))
     sinks: list[SpanProcessor] = [*exports]
     transactions = None if sentry is None else sentry.processor
-    if transactions is not None and not found.has_processor("SentrySpanProcessor"):
+    if transactions is not None and not (found.has_sentry or found.has_pipeline):
         sinks.append(transactions)
     if settings.keep_errors and theirs is None:
         sinks.append(kept_errors(exports))
@@ -285,6 +321,7 @@ def _enabled(
         logs=_log_push(settings, resource),
         meter_provider=None if metering is None else metering.provider,
         metering=metering,
+        rates=rates,
     )
 
 
@@ -304,7 +341,8 @@ def _provider(settings: Settings, resource: Resource, rates: HeadRates) -> Trace
 
 
 def _exports(settings: Settings, sentry: Sentry | None, *, otlp: bool) -> Iterable[SpanExport]:
-    if otlp and (settings.otlp_traces_endpoint or settings.otlp_endpoint):
+    wanted = otlp and settings.otel_traces_exporter == "otlp"
+    if wanted and (settings.otlp_traces_endpoint or settings.otlp_endpoint):
         endpoint = settings.otlp_traces_endpoint or _signal(settings.otlp_endpoint or "", "traces")
         yield SpanExport(otlp_span_exporter(endpoint), destination="otlp")
     if settings.viewer_url:
@@ -317,9 +355,10 @@ def _exports(settings: Settings, sentry: Sentry | None, *, otlp: bool) -> Iterab
 
 def _log_push(settings: Settings, resource: Resource) -> LogPush | None:
     viewer = _signal(settings.viewer_url, "logs") if settings.viewer_url else None
-    if viewer is None and settings.otlp_logs_endpoint is None:
+    endpoint = settings.otlp_logs_endpoint if settings.otel_logs_exporter == "otlp" else None
+    if viewer is None and endpoint is None:
         return None
-    return LogPush(resource, endpoint=settings.otlp_logs_endpoint, viewer=viewer)
+    return LogPush(resource, endpoint=endpoint, viewer=viewer)
 
 
 def _metering(settings: Settings, resource: Resource) -> Metrics | None:

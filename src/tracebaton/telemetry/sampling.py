@@ -51,6 +51,10 @@ class HeadRates:
         self._dropped: dict[int, float] = {}
         self._lock = threading.Lock()
 
+    def also(self, rates: Mapping[str, float]) -> None:
+        """Look into *rates* too, where those before have none."""
+        self._own = (*self._own, rates)
+
     def of(self, kind: SpanKind | None, attributes: Mapping[str, Any] | None) -> float:
         """Return the rate of the traces that a span of this kind starts."""
         for rates in filter(None, self._own):
