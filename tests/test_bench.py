@@ -1,6 +1,7 @@
 """The benches run: a few requests each, and nobody looks at the times."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +44,26 @@ def test_sentry_bench_measures(part: str, row: str, figure: str, tmp_path: Path)
 
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["rounds"][0][row][figure] > 0
+
+
+@pytest.mark.parametrize(
+    ("command", "row", "figure"),
+    [
+        (["consume", "trivial"], "ours", "rate"),
+        (["consume", "trivial"], "by hand, boto3", "rate"),
+        (["produce"], "ours", "rps"),
+    ],
+)
+def test_queue_benches_measure(command: list[str], row: str, figure: str, tmp_path: Path) -> None:
+    """Nothing is lost on the way, and the figure it is there for is told."""
+    if shutil.which("go") is None:
+        pytest.skip("the broker of the queue benches is built by Go")
+    name, *part = command
+    asked = [*part, "--quick", "--only", row, "--json", str(tmp_path / "told.json")]
+    run = [sys.executable, str(ROOT / "bench" / name), *asked]
+    subprocess.run(run, check=True, timeout=100)
+
+    told = json.loads((tmp_path / "told.json").read_text())["rounds"][0][row]
+    assert told[figure] > 0
+    assert told.get("lost", 0) == told.get("doubled", 0) == 0
+    assert told.get("sent", 1) >= 1

@@ -1,0 +1,3 @@
+module tracebaton/bench/broker
+
+go 1.22

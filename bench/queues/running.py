@@ -1,0 +1,274 @@
+"""
+One run: a fresh broker, filled; one consumer, until the queue is empty; what was lost or doubled.
+
+The rate is the broker's: from its first receive to its last delete, so that nobody's start counts.
+"""
+
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPSConnection
+from pathlib import Path
+from ssl import SSLContext, create_default_context
+from typing import Any
+from urllib.parse import urlsplit
+
+from peers import TOOLS
+from rounds import Figures, clean_environment, say
+
+HERE = Path(__file__).resolve().parent
+#: Seconds a run may take before it is cut.
+LIMIT = 40.0
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumer:
+    """
+    Who empties the queue.
+
+    Attributes:
+        entries: Prints the queue's messages, one ``SendMessageBatch`` entry in JSON a line.
+        command: Works on the queue until SIGTERM.
+        env: Its variables; ``{folder}`` in one is the run's own folder.
+    """
+
+    entries: Sequence[str]
+    command: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """How far away the broker is: over TLS or not, and what a round trip takes."""
+
+    tls: bool = False
+    delay: str = "0s"
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """A running broker, with one queue."""
+
+    url: str
+    certificate: str | None
+
+    @property
+    def queue_url(self) -> str:
+        """The queue's URL."""
+        return f"{self.url}/000000000000/bench"
+
+    def connection(self) -> HTTPConnection:
+        """Return a connection to it."""
+        parts = urlsplit(self.url)
+        if parts.scheme == "http":
+            return HTTPConnection(str(parts.hostname), parts.port)
+        trusted: SSLContext = create_default_context(cafile=self.certificate)
+        return HTTPSConnection(str(parts.hostname), parts.port, context=trusted)
+
+
+def built(name: str) -> Path:
+    """Return the program of the Go folder *name*, built where that is due."""
+    source, program = HERE / name, TOOLS / f"bench-go/{name}"
+    newest = max(path.stat().st_mtime for path in source.iterdir())
+    if not program.exists() or program.stat().st_mtime < newest:
+        say(f"building {name}")
+        subprocess.run(["go", "build", "-o", str(program), "."], cwd=source, check=True)
+    return program
+
+
+@contextmanager
+def broker(network: Network) -> Iterator[Broker]:
+    """Run a broker that has an empty queue."""
+    certificate = _certificate() if network.tls else None
+    command = [str(built("broker")), "-delay", network.delay]
+    command += ["-cert", certificate] if certificate else []
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        running = Broker(process.stdout.readline().strip(), certificate)
+        policy = {"deadLetterTargetArn": "arn:aws:sqs:us-east-1:000000000000:dead"}
+        attributes = {
+            "VisibilityTimeout": "60",
+            "RedrivePolicy": json.dumps(policy | {"maxReceiveCount": str(ATTEMPTS)}),
+        }
+        _ask(running.connection(), "CreateQueue", QueueName="bench", Attributes=attributes)
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@contextmanager
+def sink() -> Iterator[str]:
+    """Run the sink of the telemetry bench and yield its URL."""
+    command = [sys.executable, str(HERE.parent / "layers" / "sink.py"), "live"]
+    process = subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def consumed(consumer: Consumer, count: int, network: Network = Network()) -> Figures:
+    """
+    Let *consumer* empty a queue of *count* messages and return its figures.
+
+    Raises:
+        OSError: It did not come to the end in time.
+    """
+    with broker(network) as running, tempfile.TemporaryDirectory() as folder:
+        ledger = Path(folder) / "ledger"
+        ledger.write_bytes(bytes(count))
+        variables = {
+            "BENCH_ENDPOINT": running.url,
+            "BENCH_QUEUE": running.queue_url,
+            "BENCH_LEDGER": str(ledger),
+            "BENCH_COUNT": str(count),
+            "TRACEBATON_QUEUE_URL": running.queue_url,
+            "AWS_ACCESS_KEY_ID": "bench",
+            "AWS_SECRET_ACCESS_KEY": "bench",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            **({"AWS_CA_BUNDLE": running.certificate} if running.certificate else {}),
+            **({"NODE_EXTRA_CA_CERTS": running.certificate} if running.certificate else {}),
+            **({"SSL_CERT_FILE": running.certificate} if running.certificate else {}),
+            **{name: value.replace("{folder}", folder) for name, value in consumer.env.items()},
+        }
+        env = clean_environment(variables)
+        _fill(running, consumer.entries, env)
+        with open(Path(folder) / "output", "w+") as output:
+            process = subprocess.Popen(
+                consumer.command, env=env, stdout=output, stderr=output, start_new_session=True
+            )
+            try:
+                return _watched(running, process, ledger, count=count)
+            except OSError:
+                output.seek(0)
+                say(output.read()[-2000:])
+                raise
+            finally:
+                _end(process)
+
+
+def _fill(running: Broker, entries: Sequence[str], env: Mapping[str, str]) -> None:
+    """Send what *entries* prints, ten at a time, without a client in the way."""
+    made = subprocess.run(entries, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    lines = made.stdout.splitlines()
+    connection = running.connection()
+    for start in range(0, len(lines), 10):
+        batch = [{**json.loads(line), "Id": str(n)} for n, line in enumerate(lines[start:][:10])]
+        _ask(connection, "SendMessageBatch", QueueUrl=running.queue_url, Entries=batch)
+    connection.close()
+
+
+def _watched(
+    running: Broker, process: "subprocess.Popen[bytes]", ledger: Path, *, count: int
+) -> Figures:
+    until, started = time.monotonic() + LIMIT, 0.0
+    told: dict[str, Any] = {}
+    connection = running.connection()
+    with open(ledger, "r+b") as file, mmap.mmap(file.fileno(), count) as handled:
+        while time.monotonic() < until and process.poll() is None:
+            told = _stats(connection)
+            if told["FirstReceive"] and not started:
+                started = _cpu(process.pid)
+            if told["Deleted"] >= count and handled.find(b"\0") < 0:
+                break
+            time.sleep(0.02)
+        spent, memory = _cpu(process.pid) - started, _memory(process.pid)
+        runs = bytes(handled)
+    connection.close()
+    seconds = (told["LastDelete"] - told["FirstReceive"]) / 1e6
+    if not seconds or told["Deleted"] < count:
+        raise OSError(f"only {told['Deleted']} of {count} messages were deleted in time")
+    return {
+        "rate": count / seconds,
+        "cpu_us": spent / count * 1e6,
+        "memory_mib": memory / 1024,
+        "lost": runs.count(0),
+        "doubled": sum(max(0, one - 1) for one in runs),
+        "redelivered": told["Redelivered"],
+        "calls": (told["ReceiveCalls"] + told["DeleteCalls"]) / count * 1000,
+    }
+
+
+def _stats(connection: HTTPConnection) -> dict[str, Any]:
+    connection.request("GET", "/stats")
+    told: dict[str, Any] = json.loads(connection.getresponse().read())["bench"]["counted"]
+    return told
+
+
+def _ask(connection: HTTPConnection, action: str, **request: Any) -> None:
+    headers = {"X-Amz-Target": f"AmazonSQS.{action}"}
+    connection.request("POST", "/", json.dumps(request), headers)
+    answer = connection.getresponse()
+    told = answer.read()
+    if answer.status != 200:
+        raise OSError(f"{action}: {told!r}")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Stop the consumer and whoever it started."""
+    try:
+        process.terminate()
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        say("had to be killed")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _session(leader: int) -> Iterator[Path]:
+    """Yield the processes that *leader* started, and itself."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader:
+            yield path
+
+
+def _cpu(leader: int) -> float:
+    """Return the CPU seconds of all of them, and of those that have ended."""
+    ticks = 0
+    for path in _session(leader):
+        fields = (path / "stat").read_text().rpartition(")")[2].split()
+        ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _memory(leader: int) -> float:
+    """Return the most memory that each of them had, in KiB."""
+    lines = [line for path in _session(leader) for line in (path / "status").open()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def _certificate() -> str:
+    """Return a certificate of localhost with its key, made at the first use."""
+    path = TOOLS / "bench-localhost.pem"
+    if not path.exists():
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
+        command += ["ec_paramgen_curve:P-256", "-nodes", "-days", "3650", "-subj", "/CN=localhost"]
+        command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        key = path.with_suffix(".key")
+        command += ["-keyout", str(key), "-out", str(path)]
+        subprocess.run(command, check=True, capture_output=True)
+        path.write_text(path.read_text() + key.read_text())
+        key.unlink()
+    return str(path)
