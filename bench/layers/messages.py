@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from pydantic import BaseModel
-from subjects import OTLP, SENTRY, Flush, nothing, otlp_batch, sdk
+from subjects import OTLP, SENTRY, SINK, Flush, nothing, otlp_batch, sdk
 
 Deliver = Callable[[int], Awaitable[object]]
 
@@ -87,12 +87,10 @@ def ours(
 ) -> tuple[Deliver, Flush]:
     """Our delivery."""
     from tracebaton import configure_logging, configure_telemetry
-    from tracebaton.queue.delivery import Delivery
-    from tracebaton.queue.incoming import Reader
     from tracebaton.queue.lease import Lease
     from tracebaton.queue.message import Received
-    from tracebaton.queue.retry import RetryPolicy
-    from tracebaton.queue.threads import HandlerThreads
+    from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
+    from tracebaton.queue.worker import Worker
     from tracebaton.settings import Settings
     from tracebaton.tasks import Registry, TaskType
 
@@ -103,17 +101,19 @@ def ours(
         configure_logging(service="shop", pretty=False, stream=stream)
     registry = Registry()
     registry.add(TaskType(name="order.place", model=Order, handler=handler))
-    delivery = Delivery(
-        queue_name="orders",
-        reader=Reader(queue_name="orders"),
+    # Nobody is called: a worker that does not run is asked how it would deliver.
+    sqs = Sqs(SqsAccess(endpoint=SINK, region="us-east-1", anonymous=True))
+    worker = Worker(
+        sqs,
+        Queue(sqs, url=f"{SINK}/000000000000/orders"),
         registry=registry,
         store=None,
         tracer=telemetry.tracer,
         propagator=telemetry.propagator,
         reporter=telemetry.reporter,
-        policy=RetryPolicy(),
-        threads=HandlerThreads(IN_HAND),
+        concurrency=IN_HAND,
     )
+    delivery = worker.delivery("orders")
     body, attributes = envelope(sampled=sampled)
 
     async def deliver(number: int) -> object:
