@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from tracebaton.cli import chaos, keys, letters, serve, tasks, trace
+from tracebaton.cli import chaos, keys, letters, schema, serve, tasks, trace
 from tracebaton.errors import ConfigurationError, TracebatonError
 
 __all__ = ["main"]
@@ -22,6 +22,7 @@ command = typer.Typer(
 command.command("dev")(serve.dev)
 command.command("api")(serve.api)
 command.command("worker")(serve.worker)
+command.command("schema")(schema.schema)
 command.command("send")(tasks.send)
 command.command("tasks")(tasks.tasks)
 command.command("trace")(trace.trace)

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
 from tracebaton.http.auth import Authenticator, AuthLayer
+from tracebaton.http.docs import docs_routes
 from tracebaton.http.events import event_routes
 from tracebaton.http.handlers import told_handlers
 from tracebaton.http.health import Probe, health_routes
@@ -56,6 +57,7 @@ def create_app(
             *health_routes(service.ready),
             *task_routes(service),
             *event_routes(service, watch),
+            *docs_routes(service, title="tracebaton", version="1"),
             *(
                 Route(path, answering(service, endpoint), methods=list(methods))
                 for path, endpoint, methods in service.routes

@@ -23,6 +23,8 @@ __all__ = ["AuthLayer", "Authenticated", "Authenticator", "authenticator"]
 
 Headers = Iterable[tuple[bytes, bytes]]
 
+#: What may be read without credentials: how to use the service, and nothing that is in it.
+OPEN_PATHS: Final = frozenset({"/openapi.json", "/docs", "/docs/docs.css"})
 #: Methods that change nothing, which no limit is for.
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -100,6 +102,8 @@ class AuthLayer:
         try:
             return await self._service.authenticator.user_of(scope["headers"])
         except Unauthenticated:
+            if exchange_in(scope).below in OPEN_PATHS:
+                return None
             # Good credentials pass whatever else comes from their address.
             allowance = self._service.limits.take(_address_of(scope))
             if allowance is not None:

@@ -24,10 +24,18 @@ from tracebaton.http.service import Endpoint, Service, trace_url_of
 from tracebaton.semconv import TASK_ID, TASK_TYPE
 from tracebaton.tasks import Registry, Task, TaskQuery, TaskStatus, TaskStore, TaskType
 
-__all__ = ["MAX_LIMIT", "accepted", "answering", "own_task", "task_routes"]
+__all__ = [
+    "ACCEPTED",
+    "DEFAULT_LIMIT",
+    "MAX_LIMIT",
+    "accepted",
+    "answering",
+    "own_task",
+    "task_routes",
+]
 
 #: The part of a task's resource that a 202 shows.
-_ACCEPTED: Final = (
+ACCEPTED: Final = (
     "task_id",
     "type",
     "status",
@@ -54,7 +62,7 @@ def accepted(task: Task, *, trace_url: str | None = None) -> Response:
     resource = task.resource(trace_url=trace_url)
     trace.get_current_span().set_attributes({TASK_ID: task.id, TASK_TYPE: task.type})
     return JsonResponse(
-        {name: resource[name] for name in _ACCEPTED},
+        {name: resource[name] for name in ACCEPTED},
         status_code=202,
         headers={"location": resource["links"]["self"]},
     )
