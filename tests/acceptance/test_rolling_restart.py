@@ -1,6 +1,7 @@
 """A new release is rolled out under load: no request fails and no accepted task is lost."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,19 +27,33 @@ class LoadBalancer:
         self.refused: list[object] = []
         self.over = threading.Event()
         self._more = threading.Condition()
+        self._calling: Counter[str] = Counter()
+
+    def move_to(self, url: str) -> None:
+        """
+        Send what comes from now on to *url*, and wait until the instance before has answered.
+
+        A load balancer deregisters before an instance is told to stop: a request that is on its way
+        to a connection which is just being closed would be nobody's fault and lost.
+        """
+        with self._more:
+            before, self.url = self.url, url
+            assert self._more.wait_for(lambda: not self._calling[before], timeout=30)
 
     def call(self) -> None:
         """Submit orders, each on a connection of its own, until it is over."""
         while not self.over.is_set():
+            with self._more:
+                url = self.url
+                self._calling[url] += 1
             try:
-                answer = httpx.post(f"{self.url}/orders/order", json={"seconds": 0.05}, timeout=20)
+                answer = httpx.post(f"{url}/orders/order", json={"seconds": 0.05}, timeout=20)
                 accepted = answer.status_code == httpx.codes.ACCEPTED
                 told = answer.json()["task_id"] if accepted else answer.text
-            except httpx.ConnectError:
-                continue  # nothing was sent: whoever balances takes the next instance
             except httpx.HTTPError as exc:
                 accepted, told = False, repr(exc)
             with self._more:
+                self._calling[url] -= 1
                 (self.accepted if accepted else self.refused).append(told)
                 self._more.notify_all()
 
@@ -79,7 +94,7 @@ def test_a_rolling_restart_loses_nothing(broker: Broker) -> None:
                 running("worker", "shop:app", env=broker.env, cwd=HERE) as new_worker,
             ):
                 new_worker.ready()
-                balancer.url = new_api.ready()["api"]
+                balancer.move_to(new_api.ready()["api"])
                 codes = [old_api.stop(), old_worker.stop()]
                 balancer.wait_for_more()
                 balancer.over.set()
