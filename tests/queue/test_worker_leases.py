@@ -148,22 +148,22 @@ async def test_a_type_has_its_own_back_off(bench: Bench, caplog: pytest.LogCaptu
 
 async def test_a_back_off_is_not_overwritten_by_a_beat(bench: Bench) -> None:
     """The heartbeat was on its way when the handler failed: the message is away for the delay."""
-    beating, go = threading.Event(), threading.Event()
-    change = bench.sqs._actions.change_message_visibility_batch
+    beating, go = asyncio.Event(), asyncio.Event()
+    change = bench.sqs.change_visibility
     seconds: list[list[int]] = []
 
-    def slow(**request: Any) -> Any:
-        entries = [entry["VisibilityTimeout"] for entry in request["Entries"]]
-        if entries == [5]:
+    async def slow(queue_url: str, changes: Any) -> Any:
+        asked = [delay for _, delay in changes]
+        if asked == [5]:
             beating.set()
-            go.wait(10)
-        seconds.append(entries)
-        return change(**request)
+            await go.wait()
+        seconds.append(asked)
+        return await change(queue_url, changes)
 
-    bench.sqs._actions.change_message_visibility_batch = slow  # type: ignore[method-assign]
+    bench.sqs.change_visibility = slow  # type: ignore[method-assign]
 
     async def handler(note: Note) -> None:
-        await asyncio.to_thread(beating.wait, 10)
+        await beating.wait()
         asyncio.get_running_loop().call_later(0.2, go.set)
         raise ConnectionError("now")
 
