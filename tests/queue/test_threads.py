@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tracebaton.context import RequestStore, current, entered
-from tracebaton.queue.threads import HandlerThreads
+from tracebaton.queue.threads import DaemonThreads
 
 
 def names() -> set[str]:
@@ -29,7 +29,7 @@ async def ended(before: set[str]) -> set[str]:
 
 async def test_work_sees_the_store_of_its_caller() -> None:
     """On a daemon thread, which cannot hold up the exit."""
-    threads = HandlerThreads(1)
+    threads = DaemonThreads(1)
     with entered(RequestStore(correlation_id="abc", attempt=2)):
         seen = await threads.run(lambda: (current(), threading.current_thread().daemon))
     threads.close()
@@ -39,7 +39,7 @@ async def test_work_sees_the_store_of_its_caller() -> None:
 
 async def test_what_work_changes_in_its_context_stays_there() -> None:
     """Two jobs on one thread do not see each other."""
-    threads = HandlerThreads(1)
+    threads = DaemonThreads(1)
     with entered(RequestStore(user_id="ada")):
         await threads.run(lambda: None)
     seen = await threads.run(current)
@@ -50,7 +50,7 @@ async def test_what_work_changes_in_its_context_stays_there() -> None:
 
 async def test_an_idle_thread_is_used_again() -> None:
     """One after the other needs one thread, of however many."""
-    threads = HandlerThreads(8)
+    threads = DaemonThreads(8)
     served = {await threads.run(threading.get_ident) for _ in range(20)}
     threads.close()
 
@@ -59,7 +59,7 @@ async def test_an_idle_thread_is_used_again() -> None:
 
 async def test_never_more_threads_than_asked_for() -> None:
     """What is too much waits for its turn."""
-    threads, meeting = HandlerThreads(3), threading.Barrier(3)
+    threads, meeting = DaemonThreads(3), threading.Barrier(3)
 
     def work() -> int:
         meeting.wait(5)  # passes only in threes
@@ -76,7 +76,7 @@ def test_a_failure_reaches_the_caller_as_it_is(failure: BaseException) -> None:
     """One that would end a thread silently included."""
 
     async def run() -> BaseException | None:
-        threads = HandlerThreads(1)
+        threads = DaemonThreads(1)
         try:
             await threads.run(_raising(failure))
         except BaseException as exc:  # whatever it is: it is compared
@@ -97,7 +97,7 @@ def _raising(failure: BaseException) -> Callable[[], Any]:
 
 async def test_stop_iteration_ends_the_wait() -> None:
     """A future refuses it; the caller gets the error that a coroutine would give."""
-    threads = HandlerThreads(1)
+    threads = DaemonThreads(1)
     with pytest.raises(RuntimeError, match="StopIteration"):
         await asyncio.wait_for(threads.run(_raising(StopIteration())), 5)
     threads.close()
@@ -105,7 +105,7 @@ async def test_stop_iteration_ends_the_wait() -> None:
 
 async def test_a_discarded_job_gives_up_its_place() -> None:
     """Its thread stays busy, so another one is started, and its result is nobody's."""
-    before, threads, go = names(), HandlerThreads(1), threading.Event()
+    before, threads, go = names(), DaemonThreads(1), threading.Event()
     started = threading.Event()
 
     def stuck() -> str:
@@ -127,7 +127,7 @@ async def test_a_discarded_job_gives_up_its_place() -> None:
 
 async def test_close_lets_threads_end() -> None:
     """Idle ones at once, a busy one after its job, which still delivers."""
-    before, threads, go = names(), HandlerThreads(2), threading.Event()
+    before, threads, go = names(), DaemonThreads(2), threading.Event()
     busy = asyncio.create_task(threads.run(lambda: go.wait(5)))
     await threads.run(lambda: None)
     threads.close()
@@ -148,7 +148,7 @@ def test_a_job_that_ends_after_its_loop_is_harmless() -> None:
         assert go.wait(5)
 
     async def leave() -> None:
-        threads = HandlerThreads(1)
+        threads = DaemonThreads(1)
         job = asyncio.create_task(threads.run(stuck))
         await asyncio.to_thread(started.wait, 5)
         threads.close()

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from tracebaton.errors import HandlerTimeout, TaskCancelled, TracebatonError
-from tracebaton.queue.threads import HandlerThreads
+from tracebaton.queue.threads import DaemonThreads
 from tracebaton.semconv import EVENT_TASK_STORE_FAILED
 from tracebaton.tasks import TaskStatus, TaskStore, TaskType
 from tracebaton.tasks.progress import reporting
@@ -44,7 +44,7 @@ class _Call:
 class HandlerCalls:
     """Calls the handlers of one worker."""
 
-    def __init__(self, threads: HandlerThreads, store: TaskStore | None) -> None:
+    def __init__(self, threads: DaemonThreads, store: TaskStore | None) -> None:
         self._threads = threads
         self._store = store
         self._running: dict[str, _Call] = {}

@@ -27,7 +27,7 @@ from tracebaton.errors import (
 )
 from tracebaton.queue.fastpath import Direct, FastPath
 from tracebaton.queue.message import Attribute, Outgoing, Received, Sent, received, request_entry
-from tracebaton.queue.threads import HandlerThreads
+from tracebaton.queue.threads import DaemonThreads
 from tracebaton.settings import Settings
 
 if TYPE_CHECKING:
@@ -164,8 +164,8 @@ class Sqs:
         except (BotoCoreError, ValueError) as exc:
             raise ConfigurationError(f"AWS: {' '.join(str(exc).split())}") from exc
         # Not an executor: the interpreter would wait at its exit for a call that hangs.
-        self._threads = HandlerThreads(access.threads)
-        self._poll_threads = HandlerThreads(_POLLS)
+        self._threads = DaemonThreads(access.threads, name="tracebaton-sqs")
+        self._poll_threads = DaemonThreads(_POLLS, name="tracebaton-receive")
         self._direct = _direct(self._actions, self._threads) if access.fast else None
         self._direct_polls = _direct(self._polls, self._poll_threads) if access.fast else None
         #: Polls on the loop, which itself would keep no reference.
@@ -329,7 +329,7 @@ class Sqs:
         return answer
 
 
-def _direct(client: "SQSClient", threads: HandlerThreads) -> Direct | None:
+def _direct(client: "SQSClient", threads: DaemonThreads) -> Direct | None:
     path = FastPath.install(client)
     return None if path is None else Direct(client, path, threads, quietly=_unseen)
 

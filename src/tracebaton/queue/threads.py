@@ -1,7 +1,7 @@
 """
-Daemon threads for ``def`` handlers, with the caller's context.
+Daemon threads for ``def`` handlers and for calls that may hang, with the caller's context.
 
-``concurrent.futures`` joins its threads when the interpreter exits, so one handler that hangs would
+``concurrent.futures`` joins its threads when the interpreter exits, so one job that hangs would
 hold up the exit past every drain deadline (workers.md 34). These threads die with the process.
 """
 
@@ -12,18 +12,19 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["HandlerThreads"]
+__all__ = ["DaemonThreads"]
 
 _Job = tuple[Callable[[], Any], contextvars.Context, "asyncio.Future[Any]"]
 
 
-class HandlerThreads:
+class DaemonThreads:
     """A pool of at most *size* daemon threads, started as they are needed."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, name: str = "tracebaton-handler") -> None:
         #: How many jobs may run at once.
         self.size = size
         self._size = size
+        self._name = name
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
@@ -33,7 +34,7 @@ class HandlerThreads:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._jobs.put((work, contextvars.copy_context(), future))
         if not self._idle.acquire(blocking=False) and len(self._threads) < self._size:
-            name = f"tracebaton-handler-{len(self._threads)}"
+            name = f"{self._name}-{len(self._threads)}"
             thread = threading.Thread(target=self._serve, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()

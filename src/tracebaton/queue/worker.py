@@ -36,7 +36,7 @@ from tracebaton.queue.room import Room
 from tracebaton.queue.signature import MessageKeys
 from tracebaton.queue.sqs import Queue, Sqs
 from tracebaton.queue.stop import Stop
-from tracebaton.queue.threads import HandlerThreads
+from tracebaton.queue.threads import DaemonThreads
 from tracebaton.semconv import SCOPE
 from tracebaton.tasks import Registry, TaskStore
 
@@ -103,7 +103,7 @@ class Worker:
         spans, carrier = tracer or trace.get_tracer(SCOPE), propagator or installed()
         weights = {queue: 1} if isinstance(queue, Queue) else dict(queue)
         self._drain_seconds = drain_seconds
-        self._threads = HandlerThreads(concurrency)
+        self._threads = DaemonThreads(concurrency)
         self._calls = HandlerCalls(self._threads, store)
         self._records = LeaseRecords(store, now=now)
         self._stopping, self._hurry, self._tally = Stop(), Stop(), Tally()

@@ -8,7 +8,7 @@ from botocore import xform_name
 
 from tracebaton.queue.fastpath import Direct, FastPath
 from tracebaton.queue.fastpath.calls import OPERATIONS
-from tracebaton.queue.threads import HandlerThreads
+from tracebaton.queue.threads import DaemonThreads
 
 _METHODS = {xform_name(operation): operation for operation in OPERATIONS}
 
@@ -18,7 +18,7 @@ class OnLoop:
 
     def __init__(self, client: Any, path: FastPath) -> None:
         self._client = client
-        self._threads = HandlerThreads(4)
+        self._threads = DaemonThreads(4)
         self._direct = Direct(client, path, self._threads)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)

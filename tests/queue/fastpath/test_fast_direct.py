@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError
 from wire_server import QUEUE, Request, WireServer, error, ok
 
 from tracebaton.queue.fastpath import Direct, FastPath
-from tracebaton.queue.threads import HandlerThreads
+from tracebaton.queue.threads import DaemonThreads
 
 Servers = Callable[..., WireServer]
 SEND = {"QueueUrl": QUEUE, "MessageBody": "b"}
@@ -31,7 +31,7 @@ async def direct(url: str, *, read_timeout: float = 5, **options: Any) -> AsyncI
     client = session.client("sqs", region_name="eu-west-1", endpoint_url=url, config=config)
     path = FastPath.install(client)
     assert path is not None
-    threads = HandlerThreads(2)
+    threads = DaemonThreads(2)
     calls = Direct(client, path, threads, **options)
     yield calls
     calls.close()

@@ -21,7 +21,7 @@ from tracebaton.queue.fastpath.answers import Http, parsed
 from tracebaton.queue.fastpath.attempts import Answer, Outcome, Route
 from tracebaton.queue.fastpath.calls import OPERATIONS, FastPath, Prepared
 from tracebaton.queue.fastpath.signing import Keys
-from tracebaton.queue.threads import HandlerThreads
+from tracebaton.queue.threads import DaemonThreads
 
 __all__ = ["Direct"]
 
@@ -37,7 +37,7 @@ class Direct:
         self,
         client: Any,
         path: FastPath,
-        threads: HandlerThreads,
+        threads: DaemonThreads,
         *,
         quietly: Callable[[Callable[[], Any]], Any] = lambda call: call(),
         now: Callable[[], float] = time.monotonic,
