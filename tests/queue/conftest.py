@@ -86,6 +86,10 @@ class Bench:
         """The queue called *name*, by URL."""
         return Queue(self.sqs, url=self.local.queue_url(name))
 
+    def client(self) -> Sqs:
+        """Another client of the same SQS; who makes it closes it, or adds it to *clients*."""
+        return client_of(self.local)
+
     def handle(self, handler: Callable[[Note], Any], *, name: str = "note", **options: Any) -> None:
         """Register *handler* for the type *name*."""
         self.registry.add(TaskType(name=name, model=Note, handler=handler, **options))
@@ -174,6 +178,11 @@ class Bench:
         return {span.name: span for span in self.exporter.get_finished_spans()}
 
 
+def client_of(local: LocalSqs) -> Sqs:
+    """A client of *local* that needs no credentials."""
+    return Sqs(SqsAccess(endpoint=local.url, region="us-east-1", anonymous=True))
+
+
 async def until(
     ask: Callable[[], Awaitable[Any]], good: Callable[[Any], bool], seconds: float = 10
 ) -> Any:
@@ -208,7 +217,7 @@ async def bench(tmp_path: Path, attempts: int) -> AsyncIterator[Bench]:
     provider.add_span_processor(SpanPipeline([SimpleSpanProcessor(exporter)]))
     store = SqliteTaskStore(tmp_path / "tasks.db")
     async with LocalSqs() as local:
-        sqs = Sqs(SqsAccess(endpoint=local.url, region="us-east-1", anonymous=True))
+        sqs = client_of(local)
         made = Bench(local, sqs, store, provider, exporter, attempts=attempts)
         yield made
         for client in (sqs, *made.clients):
