@@ -24,7 +24,7 @@ FLOORS = (
     {"serverless"},
     {"application"},
     {"children", "processes"},
-    {"crew", "dev", "doctor"},
+    {"crew", "dev"},
     {"testing"},
     {"examples"},
     {"cli"},

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
+from tracebaton.context import RequestStore, entered
 from tracebaton.events import say
 from tracebaton.logs import configure_logging
 
 
 @pytest.fixture
 def out() -> Iterator[io.StringIO]:
-    """The process's log."""
+    """The process's log, which nobody else listens to."""
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     stream = io.StringIO()
+    root.handlers.clear()  # pytest's own listen for records
     configure_logging(service="shop", pretty=False, stream=stream)
     yield stream
     root.handlers[:] = before
@@ -81,3 +83,76 @@ def test_a_record_factory_is_asked(out: io.StringIO) -> None:
 
     line = json.loads(out.getvalue())
     assert (line["tenant"], line["amount"]) == ("t-1", 3)
+
+
+class _Seen(logging.Handler):
+    """A second handler, for which there has to be a record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep *record*."""
+        self.records.append(record)
+
+
+AWKWARD: list[dict[str, Any]] = [
+    {},
+    {"amount": 3, "ratio": float("nan"), "big": 10**400, "deep": {"a": [1, {"token": "x"}]}},
+    {"service": "Prices", "method": "quote"},
+    {"user_id": "u-2", "trace_id": "t", "task_id": None, "level": "none"},
+    {"path": "/café?token=x", "note": 'password=hunter2 \x1b[31m \u2028 "quoted" \\'},
+    {"half": "\ud800", "password": "x"},
+]
+
+
+@pytest.mark.parametrize("event", ["order.placed", "audit.call", 'café "x" token=abc\n'])
+@pytest.mark.parametrize("fields", AWKWARD)
+def test_without_a_record_the_line_is_the_same(
+    out: io.StringIO, event: str, fields: dict[str, Any]
+) -> None:
+    """Whatever it says, and whoever else listens."""
+    log, seen = logging.getLogger("shop.test"), _Seen()
+    with entered(RequestStore(correlation_id='c "1"', user_id="ü", attempt=2)):
+        say(log, event, fields)
+        log.addHandler(seen)
+        try:
+            say(log, event, fields)
+        finally:
+            log.removeHandler(seen)
+
+    direct, recorded = out.getvalue().splitlines()
+
+    assert len(seen.records) == 1
+    assert direct[45:] == recorded[45:]
+    assert list(json.loads(direct)) == list(json.loads(recorded))
+
+
+def test_whoever_wants_records_gets_them(out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters, a handler on the way, one that patched the logger: nobody is passed by."""
+    log, seen = logging.getLogger("shop.listened"), _Seen()
+    handle = logging.Logger.callHandlers
+
+    def told(self: logging.Logger, record: logging.LogRecord) -> None:
+        seen.emit(record)
+        handle(self, record)
+
+    log.addFilter(seen.emit)  # type: ignore[arg-type]  # returns None: the record goes no further
+    say(log, "one", {})
+    log.filters.clear()
+    root = logging.getLogger()
+    root.handlers[0].addFilter(lambda record: bool(seen.emit(record)))
+    say(log, "two", {})
+    root.handlers[0].filters.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(logging.Logger, "callHandlers", told)
+        say(log, "three", {})
+    root.handlers[0].setLevel(logging.ERROR)
+    say(log, "four", {})
+    root.handlers[0].setFormatter(logging.Formatter("%(message)s"))
+    say(log, "five", {}, level=logging.ERROR)
+
+    assert [record.msg for record in seen.records] == ["one", "two", "three"]
+    three, five = out.getvalue().splitlines()
+    assert (json.loads(three)["event"], five) == ("three", "five")

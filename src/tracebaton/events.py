@@ -1,8 +1,9 @@
 """
-A structured event as a log record, without what nobody reads of it.
+A structured event as a log line, without what nobody reads of it.
 
-``logging`` walks the stack for file, line and function of each call and asks for names of threads
-and processes. Events are found by their name.
+``logging`` makes a record, walks the stack for file, line and function of each call, asks for names
+of threads and processes and looks for handlers. Events are found by their name. Where nobody but
+our handler hears a logger there is no record at all.
 """
 
 import logging
@@ -15,6 +16,8 @@ __all__ = ["say"]
 
 _BLANK: Final = vars(logging.makeLogRecord({}))
 _START: Final = time.time()
+#: As Python made them: sentry-sdk, for one, puts another in its place to see each record.
+_HANDLE, _CALL_HANDLERS = logging.Logger.handle, logging.Logger.callHandlers
 
 
 def say(
@@ -26,6 +29,35 @@ def say(
     if logging.getLogRecordFactory() is not logging.LogRecord:  # somebody adds to each record
         log.log(level, event, extra={"fields": fields})
         return
+    said = _direct(log, level)
+    if said is None or not said(log.name, event, level, fields):
+        log.handle(_record(log, event, level, fields))
+
+
+def _direct(log: logging.Logger, level: int) -> Any:
+    """Return how to write without a record, None where anybody else may want one."""
+    kind = type(log)
+    if log.filters or kind.handle is not _HANDLE or kind.callHandlers is not _CALL_HANDLERS:
+        return None
+    only, here = None, log
+    while True:
+        handlers = here.handlers
+        if handlers:
+            if only is not None or len(handlers) > 1:
+                return None
+            only = handlers[0]
+        parent = here.parent
+        if parent is None or not here.propagate:
+            break
+        here = parent
+    if only is None or only.filters or level < only.level:
+        return None
+    return getattr(only, "said", None)
+
+
+def _record(
+    log: logging.Logger, event: str, level: int, fields: Mapping[str, Any]
+) -> logging.LogRecord:
     record = logging.LogRecord.__new__(logging.LogRecord)
     created = time.time()
     vars(record).update(
@@ -42,4 +74,4 @@ def say(
         threadName=threading.current_thread().name,
         fields=fields,
     )
-    log.handle(record)
+    return record

@@ -7,6 +7,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Status, StatusCode
+from otlp_receiver import OtlpReceiver
 from sentry_receiver import SentryReceiver
 
 from tracebaton.context import RequestStore, entered
@@ -49,6 +50,40 @@ def test_a_span_loses_its_secrets_when_it_ends(
 
     [ended] = exporter.get_finished_spans()
     assert CANARY not in ended.to_json()
+
+
+def test_every_sink_of_the_product_gets_spans_without_secrets(
+    sentry: SentryReceiver, otlp: OtlpReceiver
+) -> None:
+    """Masking is done where they are sent: OTLP, the viewer, Sentry, and kept errors too."""
+    telemetry = build(
+        Settings.load(
+            {
+                "SENTRY_DSN": sentry.dsn,
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{otlp.url}/v1/traces",
+                "SENTRY_TRACES_SAMPLE_RATE": "0",
+                "TRACEBATON_KEEP_ERRORS": "1",
+                "TRACEBATON_VIEWER_URL": otlp.url,
+            }
+        ),
+        role="api",
+        install=False,
+    )
+    with (
+        telemetry.tracer.start_as_current_span("outer") as span,
+        telemetry.tracer.start_as_current_span("inner", attributes={"password": CANARY}),
+    ):
+        span.set_attribute("note", f"token={CANARY}")
+        span.add_event("said", {"api_key": CANARY})
+        span.set_status(Status(StatusCode.ERROR, f"secret={CANARY}"))
+    telemetry.shutdown(5)
+    sent = b"".join(body for _, _, body in otlp.requests)
+
+    assert len(otlp.spans()) == 4
+    assert len(sentry.transactions()) == 1
+    assert sent.count(b"[redacted]") == 8
+    assert CANARY.encode() not in sent
+    assert CANARY not in str(sentry.transactions())
 
 
 def test_what_is_no_secret_stays(provider: TracerProvider, exporter: InMemorySpanExporter) -> None:

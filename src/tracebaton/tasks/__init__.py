@@ -1,6 +1,5 @@
 """Tasks: what the API gives a URL for, the transitions they may make, and the store protocol."""
 
-from tracebaton.tasks.probe import PROBE
 from tracebaton.tasks.schemas import task_schemas
 from tracebaton.tasks.store import (
     HISTORY_LIMIT,
@@ -23,7 +22,6 @@ from tracebaton.tasks.types import Backoff, Handler, Registry, TaskType
 __all__ = [
     "ENDED",
     "HISTORY_LIMIT",
-    "PROBE",
     "RESULT_LIMIT",
     "TRANSITIONS",
     "Backoff",

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from tracebaton.telemetry.connections import REASONS, Connections, OwnHeaders, silence
+from tracebaton.telemetry.enrichment import presentable
 from tracebaton.telemetry.losses import Ledger, Losses
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "SCHEDULE_DELAY",
     "SpanExport",
     "otlp_span_exporter",
-    "reach",
 ]
 
 #: Seconds a span waits for company; the viewer shows it within 2 s of its end.
@@ -50,30 +50,16 @@ def otlp_span_exporter(
     return OTLPSpanExporter(endpoint=endpoint, session=session)
 
 
-def reach(endpoint: str, *, local: bool = False) -> str | None:
-    """
-    Send no span at all to *endpoint*, the whole URL, as spans are sent; return why that failed.
-
-    It takes as long as a batch may take that does not arrive, ``OTEL_EXPORTER_OTLP_TIMEOUT``.
-    """
-    exporter = otlp_span_exporter(endpoint, local=local)
-    try:
-        result = exporter.export(())
-    except Exception as exc:  # the exporter's own fault is a finding as well
-        return f"{type(exc).__name__}: {exc}"
-    finally:
-        exporter.shutdown()
-    reason = REASONS.take()
-    return None if result is SpanExportResult.SUCCESS else reason or "the export failed"
-
-
 class SpanExport(SpanProcessor):
     """
     A bounded batch of spans on its way to one destination.
 
     At most `QUEUE_SIZE` spans wait; beyond that the oldest go. Every span handed in is counted as
-    exported, as lost, or as still waiting.
+    exported, as lost, or as still waiting. Secrets are masked in the batch's thread.
     """
+
+    #: See `SpanPipeline`.
+    presents: Final = True
 
     def __init__(
         self, exporter: SpanExporter, *, destination: str, queue_size: int = QUEUE_SIZE
@@ -149,7 +135,7 @@ class _Counted(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self._ledger.leave(len(spans))
         try:
-            result = self._exporter.export(spans)
+            result = self._exporter.export([presentable(span) for span in spans])
         except Exception:  # an exporter's own fault is a lost batch, not a dead thread
             result = SpanExportResult.FAILURE
         if result is SpanExportResult.SUCCESS:

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode
 
 from tracebaton.baggage import incoming_sentry_members
+from tracebaton.telemetry.enrichment import presentable
 
 __all__ = ["UNIT_SPANS", "Ended", "Node", "Unit", "UnitCollector"]
 
@@ -52,6 +53,14 @@ class Unit(Generic[Scope]):
     spans: list[Ended]
     scope: Scope
     node: "Node[Scope]"
+
+    def presentable(self) -> "Unit[Scope]":
+        """Return the unit with all its spans without secrets."""
+        root, *spans = (
+            Ended(presentable(ended.span), ended.thread_id, ended.thread_name)
+            for ended in (self.root, *self.spans)
+        )
+        return Unit(root, spans, self.scope, self.node)
 
 
 class Node(Generic[Scope]):
@@ -112,7 +121,14 @@ class Node(Generic[Scope]):
 
 
 class UnitCollector(SpanProcessor, Generic[Scope]):
-    """Gather ended spans and hand each finished `Unit` to *submit*."""
+    """
+    Gather ended spans and hand each finished `Unit` to *submit*.
+
+    They come as they are: what is made of them has to be made of `Unit.presentable()`.
+    """
+
+    #: See `SpanPipeline`.
+    presents: Final = True
 
     def __init__(
         self,

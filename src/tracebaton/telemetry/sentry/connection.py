@@ -221,7 +221,8 @@ class Sentry:
             self._flight.lose(spans, "the queue is full")
 
     def _send(self, unit: Unit[Scope]) -> None:
-        self._replay.send(unit, partial(self._complete, unit))
+        clean = unit.presentable()
+        self._replay.send(clean, partial(self._complete, clean))
 
     def _complete(self, unit: Unit[Scope], event: dict[str, Any], hint: Any) -> dict[str, Any]:
         root = unit.root.span
