@@ -15,11 +15,10 @@ from tracebaton.logs import configure_logging
 
 @pytest.fixture
 def out() -> Iterator[io.StringIO]:
-    """The process's log, which nobody else listens to."""
+    """The process's log."""
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     stream = io.StringIO()
-    root.handlers.clear()  # pytest's own listen for records
     configure_logging(service="shop", pretty=False, stream=stream)
     yield stream
     root.handlers[:] = before
@@ -85,6 +84,21 @@ def test_a_record_factory_is_asked(out: io.StringIO) -> None:
     assert (line["tenant"], line["amount"]) == ("t-1", 3)
 
 
+@pytest.fixture
+def nobody_else(out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """
+    Our handler is the only one, as in a process of its own.
+
+    pytest adds handlers of its own to the root before each phase of a test, after all fixtures.
+    """
+    root = logging.getLogger()
+    ours = [one for one in root.handlers if one.get_name() == "tracebaton"]
+    monkeypatch.setattr(root, "addHandler", lambda handler: None)
+    root.handlers[:] = ours
+    yield
+    monkeypatch.undo()
+
+
 class _Seen(logging.Handler):
     """A second handler, for which there has to be a record."""
 
@@ -107,6 +121,7 @@ AWKWARD: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.usefixtures("nobody_else")
 @pytest.mark.parametrize("event", ["order.placed", "audit.call", 'café "x" token=abc\n'])
 @pytest.mark.parametrize("fields", AWKWARD)
 def test_without_a_record_the_line_is_the_same(
@@ -129,6 +144,7 @@ def test_without_a_record_the_line_is_the_same(
     assert list(json.loads(direct)) == list(json.loads(recorded))
 
 
+@pytest.mark.usefixtures("nobody_else")
 def test_whoever_wants_records_gets_them(out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     """Filters, a handler on the way, one that patched the logger: nobody is passed by."""
     log, seen = logging.getLogger("shop.listened"), _Seen()

@@ -83,7 +83,7 @@ def _head(logger: str, event: str, level: int, service: str) -> str:
     """Return the fields that are the same whenever this event happens."""
     fields = {
         "level": LEVELS.get(level) or logging.getLevelName(level).lower(),
-        "event": redact_text(event),
+        "event": redact_text(event.rstrip("\n")),
         "logger": logger,
         "service": service,
     }
