@@ -23,6 +23,7 @@ from tracebaton.http.health import Probe, health_routes
 from tracebaton.http.metrics import Exposition, metrics_route
 from tracebaton.http.middleware import instrument
 from tracebaton.http.proxies import ProxyLayer
+from tracebaton.http.security import SecurityLayer
 from tracebaton.http.service import Service
 from tracebaton.http.tasks import answering, task_routes
 from tracebaton.http.watch import TaskWatch
@@ -77,9 +78,10 @@ def create_app(
         store=service.store_type,
     )
     build = app.build_middleware_stack
-    # Outside everything: the span, the access line and the limits see the client's own address.
+    # Outside everything: the span, the access line and the limits see the client's own address,
+    # and no layer answers without the headers of all answers.
     app.build_middleware_stack = (  # type: ignore[method-assign]  # no other seam
-        lambda: ProxyLayer(build(), proxies=lambda: service.proxies)
+        lambda: SecurityLayer(ProxyLayer(build(), proxies=lambda: service.proxies))
     )
     return app
 
@@ -129,7 +131,9 @@ def create_health_app(
     if authenticator is not None:
         routes.append(metrics_route(lambda: exposition, authenticator))
     return Starlette(
-        routes=routes, exception_handlers=told_handlers({}, routes=routes, problems=True)
+        routes=routes,
+        middleware=[Middleware(SecurityLayer)],
+        exception_handlers=told_handlers({}, routes=routes, problems=True),
     )
 
 
