@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from tracebaton.application import Tracebaton
 from tracebaton.errors import ConfigurationError, TracebatonError
 from tracebaton.http.app import create_health_app, end_streams
+from tracebaton.http.connections import HEADER_BYTES, PatientProtocol
 from tracebaton.semconv import EVENT_WORKER_DRAINED
 
 __all__ = [
@@ -36,9 +36,6 @@ __all__ = [
     "serving",
     "stop_with_stdin",
 ]
-
-#: Bytes of headers uvicorn reads before it gives up: above our own limit, so that ours answers.
-_HEADER_BYTES = 256 * 1024
 
 _log = logging.getLogger("tracebaton")
 
@@ -86,21 +83,6 @@ class _Server(uvicorn.Server):
             raise TracebatonError("The application failed to start; the log says why.") from exc
 
 
-class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # h11's or httptools's
-    """uvicorn's parser, which tells the application that it has given up the rest of a request."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer 400 in place of the application, which cannot answer any more."""
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True
-            cycle.message_event.set()
-            if cycle.response_started:  # what is half written cannot become another answer
-                self.transport.close()
-                return
-        super().send_400_response(msg)
-
-
 @asynccontextmanager
 async def serving(
     app: Any, *, host: str, port: int, drain_seconds: float = 5.0
@@ -114,7 +96,7 @@ async def serving(
     listener = _listen(host, port)
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=PatientProtocol,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -122,7 +104,7 @@ async def serving(
         proxy_headers=False,  # the application believes those it is told to, and no others
         # Without it a pipelined request runs in the context of the one before (uvicorn#3158).
         reset_contextvars=True,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
+        h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )
     server = _Server(config)

@@ -96,6 +96,9 @@ METRIC_PROCESS_DURATION: Final = "messaging.process.duration"
 METRIC_SPANS_EXPORTED: Final = "otel.sdk.exporter.span.exported"
 COMPONENT_NAME: Final = "otel.component.name"
 
+# What the API measures beyond the HTTP conventions.
+METRIC_GIVEN_UP: Final = "tracebaton.http.given_up"
+
 # What the worker measures beyond those.
 METRIC_QUEUE_TIME: Final = "tracebaton.queue.time"
 METRIC_QUEUE_MESSAGES: Final = "tracebaton.queue.messages"
@@ -140,6 +143,8 @@ LOG_FIELDS: Final = (
 # Event names.
 EVENT_HTTP_REQUEST: Final = "http.request"
 EVENT_HTTP_ERROR: Final = "http.error"
+#: A connection was ended because nothing moved on it.
+EVENT_HTTP_GIVEN_UP: Final = "http.given_up"
 #: Telemetry itself stumbled; the request went on without it.
 EVENT_TELEMETRY_FAILED: Final = "telemetry.failed"
 #: Spans go through a provider that the application made before us.
