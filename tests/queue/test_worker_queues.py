@@ -64,6 +64,13 @@ def ready(worker: Any) -> Any:
     return ask
 
 
+async def test_an_idle_worker_is_ready_at_once(bench: Bench) -> None:
+    """Its first receive waits for no message: whether SQS answers is known long before 20 s."""
+    worker = bench.worker(wait_seconds=20)
+    async with working(worker):
+        await until(ready(worker), bool, seconds=5)
+
+
 async def test_the_heavier_queue_gets_more_handlers(bench: Bench) -> None:
     """Three to one while both have messages; the lighter one is served all the same."""
     running: Counter[str] = Counter()
@@ -214,7 +221,10 @@ async def test_what_arrives_after_the_stop_is_not_begun(bench: Bench) -> None:
     parked = worker._consumers[0]
 
     async def polls() -> bool:
-        return parked._pollers is not None and parked._pollers.receivers[0].quiet_since is not None
+        """Tell whether the poll behind the first one is on its way: that one waits for nothing."""
+        receiver = parked._pollers.receivers[0] if parked._pollers else None
+        answered = receiver is not None and receiver.answered_at is not None
+        return answered and receiver.quiet_since is not None
 
     await until(polls, bool)
     worker.stop()

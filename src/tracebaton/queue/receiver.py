@@ -133,6 +133,8 @@ class Receiver:
 
     def _wait(self, places: int) -> int:
         """Return how long to wait for a message: not long with places that others could use."""
+        if self.answered_at is None or self._failures:
+            return 0  # nobody knows yet whether SQS answers, and who asks is not told so long
         longest = self._polls.wait_seconds
         return longest if places == 1 or self._polls.share.alone else min(1, longest)
 
