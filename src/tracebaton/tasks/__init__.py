@@ -1,21 +1,10 @@
 """Tasks: what the API gives a URL for, the transitions they may make, and the store protocol."""
 
+from tracebaton.tasks.claiming import Claim, Claimed
+from tracebaton.tasks.lists import Page, TaskQuery, decode_cursor, encode_cursor
+from tracebaton.tasks.results import RESULT_LIMIT
 from tracebaton.tasks.schemas import task_schemas
-from tracebaton.tasks.store import (
-    HISTORY_LIMIT,
-    RESULT_LIMIT,
-    Change,
-    ChangeKind,
-    Claim,
-    Claimed,
-    Glimpse,
-    Page,
-    TaskQuery,
-    TaskStore,
-    Unsent,
-    decode_cursor,
-    encode_cursor,
-)
+from tracebaton.tasks.store import HISTORY_LIMIT, Change, ChangeKind, Glimpse, TaskStore, Unsent
 from tracebaton.tasks.task import ENDED, TRANSITIONS, Task, TaskStatus
 from tracebaton.tasks.types import Backoff, Handler, Registry, TaskType
 

@@ -4,34 +4,16 @@ The protocol that every task store keeps, and the values that pass through it.
 `tests/tasks/test_store_*.py` is its other half: one conformance suite that runs on every store.
 """
 
-import base64
-import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
-from tracebaton.errors import ValidationFailed
+from tracebaton.tasks.claiming import Claim, Claimed
+from tracebaton.tasks.lists import Page, TaskQuery
 from tracebaton.tasks.task import Task, TaskStatus
 
-__all__ = [
-    "HISTORY_LIMIT",
-    "RESULT_LIMIT",
-    "Change",
-    "ChangeKind",
-    "Claim",
-    "Claimed",
-    "Glimpse",
-    "Page",
-    "TaskQuery",
-    "TaskStore",
-    "Unsent",
-    "decode_cursor",
-    "encode_cursor",
-]
+__all__ = ["HISTORY_LIMIT", "Change", "ChangeKind", "Glimpse", "TaskStore", "Unsent"]
 
-#: Bytes of JSON a result may have inline (SPEC 8).
-RESULT_LIMIT: Final = 256 * 1024
 #: Entries of a task's history from which on progress is only written to the task itself.
 HISTORY_LIMIT: Final = 1_000
 
@@ -61,71 +43,12 @@ class Glimpse:
     changes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskQuery:
-    """
-    Which tasks to list.
-
-    Attributes:
-        user_id: Whose; None for everybody's.
-        cursor: Where the page before ended, from its ``next_cursor``.
-        limit: The most tasks of the page; it may have fewer although more follow.
-    """
-
-    user_id: str | None = None
-    status: TaskStatus | None = None
-    type: str | None = None
-    cursor: str | None = None
-    limit: int = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page of tasks, newest first; without *next_cursor* it is the last one."""
-
-    tasks: Sequence[Task]
-    next_cursor: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Unsent:
     """A task that was saved, and its message that nobody is known to have sent."""
 
     task: Task
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """
-    An idempotency key in the hands of one request.
-
-    Attributes:
-        scope: The user and the route that the key belongs to.
-        token: The request that holds it, so that a late one cannot write over its successor.
-    """
-
-    scope: str
-    key: str
-    token: str
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """
-    What `TaskStore.claim()` found.
-
-    Attributes:
-        outcome: ``won`` (the request is to be handled), ``busy`` (the first one is being handled),
-            ``done`` (it was answered, or it saved its task and was never heard of again), or
-            ``differs`` (the key was used with another body).
-        response: What `settle_claim()` kept, None where the first request did not come so far.
-        task_id: The first task that was created under the claim, if any.
-    """
-
-    outcome: Literal["won", "busy", "done", "differs"]
-    response: str | None = None
-    task_id: str | None = None
 
 
 class TaskStore(Protocol):
@@ -340,30 +263,3 @@ class TaskStore(Protocol):
     async def close(self) -> None:
         """Release files and threads."""
         ...
-
-
-def encode_cursor(created_at: float, task_id: str) -> str:
-    """Return where a page ends, as an opaque text for URLs."""
-    position = json.dumps([created_at, task_id], separators=(",", ":"))
-    return base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str) -> tuple[float, str]:
-    """
-    Return the ``created_at`` and the id of the last task before *cursor*.
-
-    Raises:
-        ValidationFailed: *cursor* is not one of ours.
-    """
-    try:
-        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-        created_at, task_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        task_id.encode()  # half a surrogate pair is no id, and no store could look for it
-        if math.isfinite(created_at):
-            return float(created_at), task_id
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        pass
-    raise ValidationFailed(
-        "The cursor is none of this service's. Take next_cursor as it was given.",
-        errors=[{"pointer": "/cursor", "detail": "Not a cursor."}],
-    )

@@ -7,28 +7,20 @@ are a moment behind, as DynamoDB's global indexes are.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from tracebaton.errors import ResultTooLarge
+from tracebaton.tasks.claiming import Claim, Claimed
 from tracebaton.tasks.dynamodb import claims, outbox, reading, transitions
 from tracebaton.tasks.dynamodb.items import Stored, number, task_key, text
 from tracebaton.tasks.dynamodb.table import DynamoAccess, Table
 from tracebaton.tasks.dynamodb.transitions import Step
 from tracebaton.tasks.dynamodb.writing import change, read
-from tracebaton.tasks.store import (
-    RESULT_LIMIT,
-    Change,
-    Claim,
-    Claimed,
-    Glimpse,
-    Page,
-    TaskQuery,
-    Unsent,
-)
+from tracebaton.tasks.lists import Page, TaskQuery
+from tracebaton.tasks.results import encoded_result
+from tracebaton.tasks.store import Change, Glimpse, TaskStore, Unsent
 from tracebaton.tasks.task import Task, TaskStatus
 
 __all__ = ["DynamoAccess", "DynamoTaskStore"]
@@ -37,8 +29,8 @@ __all__ = ["DynamoAccess", "DynamoTaskStore"]
 _BATCH: Final = 500
 
 
-class DynamoTaskStore:
-    """A `TaskStore` in the DynamoDB table called *table*."""
+class DynamoTaskStore(TaskStore):
+    """The store in the DynamoDB table called *table*."""
 
     #: Each glimpse is paid for: half a read unit a task.
     poll_seconds = 1.0
@@ -61,37 +53,29 @@ class DynamoTaskStore:
         claim: Claim | None = None,
         exist_ok: bool = False,
     ) -> None:
-        """Save a new task, with its message, in one transaction."""
         await outbox.create(
             self._table, task, message=message, claim=claim, exist_ok=exist_ok, now=self._now()
         )
 
     async def sent(self, task_ids: Collection[str]) -> None:
-        """Forget the messages of these tasks: the queue has them."""
         await outbox.sent(self._table, task_ids)
 
     async def forget(self, task_id: str) -> bool:
-        """Take back a queued task whose send failed."""
         return await outbox.forget(self._table, task_id, now=self._now())
 
     async def unsent(self, *, older_than: float, limit: int = 100) -> Sequence[Unsent]:
-        """Return messages that were not touched for *older_than* seconds, and touch them."""
         return await outbox.unsent(self._table, older_than=older_than, limit=limit, now=self._now())
 
     async def get(self, task_id: str) -> Task | None:
-        """Return the task, None if there is none."""
         return await reading.get(self._table, task_id)
 
     async def list(self, query: TaskQuery) -> Page:
-        """Return a page of tasks, newest first."""
         return await reading.page(self._table, query)
 
     async def glimpse(self, task_ids: Collection[str]) -> Mapping[str, Glimpse]:
-        """Return what of these tasks tells whether there is news."""
         return await reading.glimpse(self._table, task_ids)
 
     async def history(self, task_id: str, *, after: int = 0, limit: int = 100) -> Sequence[Change]:
-        """Return the changes after number *after*, in order."""
         return await reading.history(self._table, task_id, after=after, limit=limit)
 
     async def start(
@@ -104,7 +88,6 @@ class DynamoTaskStore:
         traceparent: str | None = None,
         sent_at: float | None = None,
     ) -> Task | None:
-        """Enter ``running``; an ended task, or one that another owner runs, stays unchanged."""
         started = await self._change(
             task_id,
             transitions.start,
@@ -120,11 +103,9 @@ class DynamoTaskStore:
         return None if stored is None else stored.task
 
     async def reopen(self, task_id: str) -> bool:
-        """Let a ``failed`` or ``dead`` task wait for its message again; False for any other."""
         return await self._change(task_id, transitions.reopen) is not None
 
     async def renew(self, owners: Mapping[str, str], *, lease_until: float) -> None:
-        """Let the leases of running tasks, each with its owner, end at *lease_until*."""
         await asyncio.gather(
             *(self._renew(task_id, owner, lease_until) for task_id, owner in owners.items())
         )
@@ -132,13 +113,11 @@ class DynamoTaskStore:
     async def progress(
         self, task_id: str, *, attempt: int, percent: int, message: str | None = None
     ) -> None:
-        """Raise the progress of the running *attempt*; a lower value is ignored."""
         await self._change(
             task_id, transitions.progress, attempt=attempt, percent=percent, message=message
         )
 
     async def retry(self, task_id: str, *, attempt: int, failure: Mapping[str, Any] | None) -> bool:
-        """Go back to ``queued`` after *attempt* failed; False if it is no longer ours."""
         back = await self._change(task_id, transitions.retry, attempt=attempt, failure=failure)
         return back is not None
 
@@ -151,13 +130,7 @@ class DynamoTaskStore:
         result: Any = None,
         error: Mapping[str, Any] | None = None,
     ) -> bool:
-        """End the task, once; False if it had ended or a newer attempt runs it."""
-        size = 0 if result is None else len(json.dumps(result, allow_nan=False))
-        if size > RESULT_LIMIT:
-            raise ResultTooLarge(
-                f"The result of task {task_id} has {size} bytes, the limit is"
-                f" {RESULT_LIMIT}. Return a reference instead."
-            )
+        encoded_result(task_id, result)  # refuses what is too large
         ended = await self._change(
             task_id,
             transitions.finish,
@@ -169,11 +142,9 @@ class DynamoTaskStore:
         return ended is not None
 
     async def cancel(self, task_id: str) -> bool:
-        """End a queued or running task as ``cancelled``; False if there is none to cancel."""
         return await self._change(task_id, transitions.cancel) is not None
 
     async def reap(self, *, lease_before: float) -> Sequence[Task]:
-        """Let running tasks whose lease ended before that moment wait again, and return them."""
         return await self._sweep(
             await reading.due_before(self._table, "running", lease_before, limit=_BATCH),
             transitions.reap,
@@ -181,7 +152,6 @@ class DynamoTaskStore:
         )
 
     async def abandon(self, *, untouched_since: float, error: Mapping[str, Any]) -> Sequence[Task]:
-        """End queued tasks that nothing happened to since then as ``dead``, and return them."""
         return await self._sweep(
             await reading.due_before(self._table, "queued", untouched_since, limit=_BATCH),
             transitions.abandon,
@@ -190,13 +160,11 @@ class DynamoTaskStore:
         )
 
     async def purge(self, *, ended_before: float) -> int:
-        """Remove what ended before that moment, and expired idempotency keys; return how many."""
         return await outbox.purge(self._table, ended_before=ended_before, now=self._now())
 
     async def claim(
         self, claim: Claim, *, fingerprint: str, lease_until: float, expires_at: float
     ) -> Claimed:
-        """Try to take an idempotency key for one request."""
         return await claims.claim(
             self._table,
             claim,
@@ -207,23 +175,18 @@ class DynamoTaskStore:
         )
 
     async def renew_claim(self, claim: Claim, *, lease_until: float) -> None:
-        """Say that the request is still being handled."""
         await claims.renew(self._table, claim, lease_until=lease_until)
 
     async def settle_claim(self, claim: Claim, *, response: str) -> None:
-        """Keep the answer for those who ask again."""
         await claims.settle(self._table, claim, response=response)
 
     async def release_claim(self, claim: Claim) -> None:
-        """Let go of a claim without an answer."""
         await claims.release(self._table, claim)
 
     async def check(self) -> None:
-        """Raise ``StoreUnavailable`` unless a read works."""
         await self._table.check()
 
     async def close(self) -> None:
-        """Close the connections and end the threads."""
         await self._table.close()
 
     async def _change(

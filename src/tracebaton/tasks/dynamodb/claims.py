@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from tracebaton.errors import StoreUnavailable
+from tracebaton.tasks.claiming import Claim, Claimed
 from tracebaton.tasks.dynamodb.items import Item, claim_key, due, number, text
 from tracebaton.tasks.dynamodb.table import Table
 from tracebaton.tasks.dynamodb.writing import TRIES, UNCHANGED, paused, read
-from tracebaton.tasks.store import Claim, Claimed
 
 __all__ = ["binding", "claim", "expire", "key_of", "release", "renew", "settle", "unbind"]
 

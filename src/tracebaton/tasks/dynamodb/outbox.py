@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from tracebaton.errors import Conflict, StoreUnavailable
+from tracebaton.tasks.claiming import Claim
 from tracebaton.tasks.dynamodb import claims, transitions
 from tracebaton.tasks.dynamodb.items import (
     Item,
@@ -22,7 +23,7 @@ from tracebaton.tasks.dynamodb.items import (
 from tracebaton.tasks.dynamodb.reading import due_before
 from tracebaton.tasks.dynamodb.table import Cancelled, Table
 from tracebaton.tasks.dynamodb.writing import TRIES, change, paused
-from tracebaton.tasks.store import Claim, Unsent
+from tracebaton.tasks.store import Unsent
 from tracebaton.tasks.task import Task, TaskStatus
 
 __all__ = ["create", "forget", "purge", "sent", "unsent"]

@@ -22,7 +22,8 @@ from tracebaton.tasks.dynamodb.items import (
 from tracebaton.tasks.dynamodb.table import Table
 from tracebaton.tasks.dynamodb.writing import read
 from tracebaton.tasks.history import change_of
-from tracebaton.tasks.store import Change, Glimpse, Page, TaskQuery, decode_cursor, encode_cursor
+from tracebaton.tasks.lists import Page, TaskQuery, decode_cursor, encode_cursor
+from tracebaton.tasks.store import Change, Glimpse
 from tracebaton.tasks.task import Task
 
 __all__ = ["due_before", "get", "glimpse", "history", "page"]

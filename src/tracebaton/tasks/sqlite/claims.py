@@ -5,7 +5,7 @@ Idempotency keys: who holds one, and what its first request was answered.
 import sqlite3
 
 from tracebaton.errors import Conflict
-from tracebaton.tasks.store import Claim, Claimed
+from tracebaton.tasks.claiming import Claim, Claimed
 
 __all__ = ["bind", "claim", "release", "renew", "settle"]
 

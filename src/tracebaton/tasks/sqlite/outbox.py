@@ -7,9 +7,10 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from tracebaton.tasks.claiming import Claim
 from tracebaton.tasks.sqlite import claims
 from tracebaton.tasks.sqlite.rows import COLUMNS, noted, task_of
-from tracebaton.tasks.store import Claim, Unsent
+from tracebaton.tasks.store import Unsent
 from tracebaton.tasks.task import Task
 
 __all__ = ["create", "forget", "purge", "sent", "unsent"]

@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from tracebaton.tasks.history import change_of
+from tracebaton.tasks.lists import Page, TaskQuery, decode_cursor, encode_cursor
 from tracebaton.tasks.sqlite.rows import COLUMNS, task_of
-from tracebaton.tasks.store import Change, Glimpse, Page, TaskQuery, decode_cursor, encode_cursor
+from tracebaton.tasks.store import Change, Glimpse
 from tracebaton.tasks.task import Task, TaskStatus
 
 __all__ = ["get", "glimpse", "history", "page"]
