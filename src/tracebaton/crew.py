@@ -20,6 +20,7 @@ import httpx
 
 from tracebaton.children import Child, Out, start
 from tracebaton.http.app import create_health_app
+from tracebaton.http.auth import authenticator
 from tracebaton.logs import configure_logging
 from tracebaton.processes import Announce, on_signals, serving, stop_with_stdin
 from tracebaton.semconv import EVENT_CHILD_ENDED, EVENT_CHILD_STARTED
@@ -75,10 +76,9 @@ async def run_crew(options: CrewOptions, *, announce: Announce, out: BinaryIO, p
         stop_with_stdin(settings.drain_seconds + _STOP_SECONDS)
     crew = _Crew(options, settings, out=Out(out), format_=format_)
     on_signals(crew.stop)
-    async with serving(create_health_app(crew.ready), host=options.host, port=options.port) as (
-        url,
-        _,
-    ):
+    known = authenticator(settings)
+    health = create_health_app(crew.ready, scrape=crew.metrics, authenticator=lambda: known)
+    async with serving(health, host=options.host, port=options.port) as (url, _):
         return await crew.run(announce, url)
 
 
@@ -106,6 +106,14 @@ class _Crew:
                 *(place.answers(http, "/readyz") for place in self._places)
             )
         return {f"worker-{number}": good for number, good in enumerate(answers)}
+
+    async def metrics(self, credentials: Mapping[str, str]) -> Mapping[str, str]:
+        """Return what each worker measured, for ``/metrics``; who does not say is left out."""
+        headers = {**credentials, "accept": "text/plain"}
+        async with httpx.AsyncClient(timeout=2.0, headers=headers) as http:
+            texts = await asyncio.gather(*(place.measured(http) for place in self._places))
+        named = zip(self._places, texts, strict=True)
+        return {place.name: text for place, text in named if text is not None}
 
     async def run(self, announce: Announce, url: str) -> int:
         keepers = [self._keeper(self._places[0])]
@@ -183,12 +191,21 @@ class _Place:
 
     async def answers(self, http: httpx.AsyncClient, path: str) -> bool:
         """Tell whether the worker answers *path* with 200."""
+        return await self._asked(http, path) is not None
+
+    async def measured(self, http: httpx.AsyncClient) -> str | None:
+        """Return what the worker measured, None where it does not say."""
+        return await self._asked(http, "/metrics")
+
+    async def _asked(self, http: httpx.AsyncClient, path: str) -> str | None:
+        """Return what the worker answers with 200, None for every other answer."""
         if not self.said:
-            return False
+            return None
         try:
-            return (await http.get(self.said["health"] + path)).status_code == 200
+            answer = await http.get(self.said["health"] + path)
         except httpx.HTTPError:
-            return False
+            return None
+        return answer.text if answer.status_code == httpx.codes.OK else None
 
     async def keep(self, stopping: asyncio.Event) -> int:
         """Run workers one after the other until *stopping*; return the code of one never up."""

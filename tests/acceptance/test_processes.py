@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 import shop
-from command import Command, running
+from command import Command, create_key, running
+from prometheus_client.parser import text_string_to_metric_families
 from stage import Broker
 
 pytestmark = pytest.mark.acceptance
@@ -58,6 +59,30 @@ def test_several_workers_are_one_command(broker: Broker) -> None:
     assert len(set(pids.values())) == 2
     assert all(gone(pid) for pid in pids.values())
     assert worker.errors == []
+
+
+def test_one_scrape_has_what_all_of_them_measured(broker: Broker) -> None:
+    """Each sample names its worker, each metric is described once, and a key is asked for."""
+    keys = broker.folder / "keys.json"
+    env = broker.env | {
+        "OTEL_METRICS_EXPORTER": "prometheus",
+        "TRACEBATON_AUTH": "api-key",
+        "TRACEBATON_API_KEYS_FILE": str(keys),
+    }
+    key = {"x-api-key": create_key(env, "prometheus", cwd=HERE)}
+    with running("worker", "shop:app", "--processes", "2", env=env, cwd=HERE) as worker:
+        url = f"{worker.ready()['health']}/metrics"
+        scrape, stranger = httpx.get(url, headers=key), httpx.get(url)
+        assert worker.stop() == 0
+
+    families = {
+        family.name: family.samples for family in text_string_to_metric_families(scrape.text)
+    }
+    calls = families["tracebaton_queue_calls"]
+    assert (scrape.status_code, stranger.status_code) == (200, 401)
+    assert {sample.labels["process"] for sample in calls} == {"worker-0", "worker-1"}
+    assert all(sample.value > 0 for sample in calls if sample.name.endswith("_total"))
+    assert scrape.text.count("# TYPE tracebaton_queue_calls_total ") == 1
 
 
 def test_killed_workers_are_replaced(broker: Broker) -> None:

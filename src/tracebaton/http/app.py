@@ -20,7 +20,7 @@ from tracebaton.http.docs import docs_routes
 from tracebaton.http.events import event_routes
 from tracebaton.http.handlers import told_handlers
 from tracebaton.http.health import Probe, health_routes
-from tracebaton.http.metrics import Exposition, metrics_route
+from tracebaton.http.metrics import Exposition, Scrape, merged_metrics_route, metrics_route
 from tracebaton.http.middleware import instrument
 from tracebaton.http.proxies import ProxyLayer
 from tracebaton.http.security import SecurityLayer
@@ -118,6 +118,7 @@ def create_health_app(
     alive: Probe | None = None,
     started: Probe | None = None,
     exposition: Exposition | None = None,
+    scrape: Scrape | None = None,
     authenticator: Callable[[], Authenticator] | None = None,
 ) -> Starlette:
     """
@@ -126,9 +127,12 @@ def create_health_app(
     Args:
         alive: As `health_routes()` takes it, and *started*.
         exposition: What ``/metrics`` answers to whom the *authenticator* knows, if anything.
+        scrape: The same where it stands for several processes.
     """
     routes = health_routes(ready, alive=alive, started=started)
-    if authenticator is not None:
+    if authenticator is not None and scrape is not None:
+        routes.append(merged_metrics_route(scrape, authenticator))
+    elif authenticator is not None:
         routes.append(metrics_route(lambda: exposition, authenticator))
     return Starlette(
         routes=routes,
