@@ -22,6 +22,7 @@ from tracebaton.errors import ConfigurationError, TracebatonError
 from tracebaton.http.app import LateReporter, create_app
 from tracebaton.http.auth import Authenticator
 from tracebaton.http.body import body as read_body
+from tracebaton.http.endpoints import BodyEndpoint
 from tracebaton.http.limits import RateLimit
 from tracebaton.http.middleware import instrument
 from tracebaton.http.proxies import Proxies
@@ -45,6 +46,8 @@ __all__ = ["Tracebaton"]
 Model = TypeVar("Model", bound=BaseModel)
 AppT = TypeVar("AppT")
 HandlerT = TypeVar("HandlerT", bound=Handler)
+#: Takes a request, and the model of its body where the route names one.
+EndpointT = TypeVar("EndpointT", bound=Callable[..., Any])
 Endpoint = Callable[["Request"], Awaitable[Any] | Any]
 
 
@@ -186,8 +189,9 @@ class Tracebaton:
         path: str,
         *,
         methods: Sequence[str] = ("GET",),
+        model: type[BaseModel] | None = None,
         sample_rate: float | None = None,
-    ) -> Callable[[Endpoint], Endpoint]:
+    ) -> Callable[[EndpointT], EndpointT]:
         """
         Serve *path* by the decorated function.
 
@@ -195,18 +199,21 @@ class Tracebaton:
 
         Args:
             methods: GET answers HEAD too.
+            model: Validates the JSON body, which the function gets as its second argument, and
+                stands in the OpenAPI document. Without one the function reads the body itself.
             sample_rate: Share of the traces to keep that start here, tasks included;
                 ``TRACEBATON_SAMPLE_RATES`` wins.
 
         Raises:
             ConfigurationError: The rate is none.
         """
-        served = {method.upper() for method in methods}
-        served |= {"HEAD"} if "GET" in served else set()
-        self._sample([f"{method} {path}" for method in served], sample_rate)
+        answered = {method.upper() for method in methods}
+        answered |= {"HEAD"} if "GET" in answered else set()
+        self._sample([f"{method} {path}" for method in answered], sample_rate)
 
-        def register(endpoint: Endpoint) -> Endpoint:
-            self.routes.append((path, endpoint, tuple(methods)))
+        def register(endpoint: EndpointT) -> EndpointT:
+            served = endpoint if model is None else BodyEndpoint(endpoint, model)
+            self.routes.append((path, served, tuple(methods)))
             return endpoint
 
         return register

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from tracebaton.http.app import create_app
 from tracebaton.http.auth import authenticator
+from tracebaton.http.endpoints import BodyEndpoint
 from tracebaton.http.keys import create_key
 from tracebaton.http.openapi import openapi
 from tracebaton.settings import Settings
@@ -59,6 +60,35 @@ def test_every_route_is_described_and_nothing_else(task_store: Any) -> None:
     described = {(path, method) for path, item in document["paths"].items() for method in item}
     assert described == routed
     assert document["paths"]["/own/{number}"]["get"]["summary"] == "Do something."
+
+
+def test_a_route_with_a_model_is_described_by_it() -> None:
+    """Its body, its summary, the key it honours; a route without one says nothing of a body."""
+
+    async def priced(request: Request, order: Order) -> None:
+        """Tell what an order costs."""
+
+    async def read(request: Request) -> None: ...
+
+    routes = [
+        ("/price", BodyEndpoint(priced, Order), ["POST"]),
+        ("/read", read, ["POST", "GET"]),
+    ]
+    document = openapi(registry(), routes, title="t", version="1")
+    with_model, without = document["paths"]["/price"]["post"], document["paths"]["/read"]
+    body = with_model["requestBody"]["content"]["application/json"]["schema"]
+
+    assert body == {"$ref": "#/components/schemas/Order"}
+    assert list(document["components"]["schemas"]["Order"]["properties"]) == [
+        *("item", "number", "tags", "note"),
+    ]
+    assert with_model["summary"] == "Tell what an order costs."
+    assert {"400", "408", "413", "415", "422"} < with_model["responses"].keys()
+    assert "requestBody" not in without["post"]
+    assert [
+        [parameter["name"] for parameter in one["parameters"]]
+        for one in (with_model, without["post"], without["get"])
+    ] == [["Idempotency-Key"], ["Idempotency-Key"], []]
 
 
 def test_models_of_one_name_stay_apart() -> None:
@@ -132,9 +162,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
     types = Registry()
     types.add(TaskType(name="order", model=Order, handler=print))
     types.add(TaskType(name="ai.chat", model=Chat, handler=print))
+
+    def price(request: Request, order: Order) -> dict[str, int]:
+        """Tell what an order costs."""
+        return {"total": order.number * 100}
+
+    routes = [("/price/{shop}", BodyEndpoint(price, Order), ["POST"])]
     with ExitStack() as stack:
         store = SqliteTaskStore(tmp_path_factory.mktemp("openapi") / "tasks.db")
-        app = create_app(StoreService(store, registry=types))
+        app = create_app(StoreService(store, registry=types, routes=routes))
         yield stack.enter_context(serving(app))
 
 
@@ -152,6 +188,7 @@ OPERATIONS = (
     ("/v1/tasks/{id}", "GET"),
     ("/v1/tasks/{id}", "DELETE"),
     ("/v1/tasks/{id}/events", "GET"),
+    ("/price/{shop}", "POST"),
 )
 
 

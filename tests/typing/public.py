@@ -58,6 +58,12 @@ async def submit(request: Request) -> Task:
     return task
 
 
+@app.route("/prices", methods=["POST"], model=Order)
+def price(request: Request, order: Order) -> dict[str, str]:
+    """Get the body as a model."""
+    return {"item": order.item}
+
+
 async def checks() -> None:
     """Pin the types."""
     assert_type(await pack(Order(item="book")), str)

@@ -80,10 +80,10 @@ async def chat(request: ChatRequest) -> ChatReply:
             raise
 
 
-@app.route("/v1/ai/chat", methods=["POST"])
-async def submit(request: Request) -> Task:
+@app.route("/v1/ai/chat", methods=["POST"], model=ChatRequest)
+async def submit(request: Request, message: ChatRequest) -> Task:
     """Accept a chat message: 202 and the address of its task."""
-    return await app.enqueue("ai.chat", await app.body(request, ChatRequest))
+    return await app.enqueue("ai.chat", message)
 
 
 def _local(request: ChatRequest, span: Span) -> ChatReply:

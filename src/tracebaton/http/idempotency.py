@@ -35,7 +35,7 @@ from tracebaton.semconv import EVENT_TASK_STORE_FAILED, IDEMPOTENCY_REPLAYED
 from tracebaton.tasks import Claim, Claimed, Task, TaskStore
 from tracebaton.tasks.claiming import claiming
 
-__all__ = ["HEADER", "KEPT_SECONDS", "once"]
+__all__ = ["HEADER", "KEPT_SECONDS", "SAFE", "once"]
 
 HEADER: Final = "idempotency-key"
 #: Seconds an answer is kept (SPEC 8).
@@ -45,7 +45,7 @@ LEASE_SECONDS: Final = 30.0
 #: Bytes of an answer that is kept. A 202 has a few hundred.
 _LIMIT: Final = 64 * 1024
 #: Methods whose repetition does the same by themselves.
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 #: The draft's quoted string, or what most clients send: the same without quotes.
 _KEY: Final = re.compile(r'"(?P<quoted>[ -!#-~]{1,255})"|(?P<bare>[!#-~][ -~]{0,254})')
 
@@ -129,7 +129,7 @@ async def _later(
 
 
 def _key_of(request: Request) -> str | None:
-    if request.method in _SAFE:
+    if request.method in SAFE:
         return None
     values = set(request.headers.getlist(HEADER))
     if not values:

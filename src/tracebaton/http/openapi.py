@@ -10,136 +10,25 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from tracebaton.http.tasks import ACCEPTED, DEFAULT_LIMIT, MAX_LIMIT
-from tracebaton.tasks import Registry, TaskStatus, TaskType
+from tracebaton.http.components import (
+    IDEMPOTENCY_KEY,
+    LAST_EVENT_ID,
+    QUERY,
+    SECURITY,
+    SHARED,
+    TASK_ID,
+    Schema,
+)
+from tracebaton.http.endpoints import BodyEndpoint
+from tracebaton.http.idempotency import SAFE
+from tracebaton.tasks import Registry, TaskType
 
 __all__ = ["openapi"]
 
-Schema = dict[str, Any]
-
 _PROBLEM_TYPE: Final = "application/problem+json"
-_TIME: Final[Schema] = {"type": "string", "format": "date-time"}
-_TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
-_TIME_OR_NULL: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
-_LINKS: Final[Schema] = {
-    "type": "object",
-    "required": ["self", "events", "trace"],
-    "properties": {
-        "self": {"type": "string"},
-        "events": {"type": "string"},
-        "trace": {**_TEXT_OR_NULL, "description": "Where a person can look at the trace."},
-    },
-}
-_FIELDS: Final[Schema] = {
-    "task_id": {"type": "string"},
-    "type": {"type": "string"},
-    "status": {"type": "string", "enum": [status.value for status in TaskStatus]},
-    "attempt": {"type": "integer", "minimum": 0},
-    "progress": {"type": "integer", "minimum": 0, "maximum": 100},
-    "progress_message": _TEXT_OR_NULL,
-    "result": {"description": "What the handler returned."},
-    "error": {"anyOf": [{"$ref": "#/components/schemas/tracebaton.Problem"}, {"type": "null"}]},
-    "user_id": _TEXT_OR_NULL,
-    "correlation_id": _TEXT_OR_NULL,
-    "trace_id": _TEXT_OR_NULL,
-    "parent_task_id": _TEXT_OR_NULL,
-    "created_at": _TIME,
-    "updated_at": _TIME,
-    "started_at": _TIME_OR_NULL,
-    "ended_at": _TIME_OR_NULL,
-    "links": _LINKS,
-}
-_PROBLEM: Final[Schema] = {
-    "type": "object",
-    "description": "RFC 9457.",
-    "required": ["type", "title", "status", "detail", "code", "retryable"],
-    "properties": {
-        "type": {"type": "string", "format": "uri"},
-        "title": {"type": "string"},
-        "status": {"type": "integer", "minimum": 400, "maximum": 599},
-        "detail": {"type": "string"},
-        "instance": _TEXT_OR_NULL,
-        "code": {"type": "string", "description": "Stable: a machine may branch on it."},
-        "retryable": {"type": "boolean"},
-        "correlation_id": _TEXT_OR_NULL,
-        "trace_id": _TEXT_OR_NULL,
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["pointer", "detail"],
-                "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}},
-            },
-        },
-    },
-}
-_SHARED: Final[Schema] = {
-    "tracebaton.Problem": _PROBLEM,
-    "tracebaton.Task": {"type": "object", "required": list(_FIELDS), "properties": _FIELDS},
-    "tracebaton.AcceptedTask": {
-        "type": "object",
-        "required": list(ACCEPTED),
-        "properties": {name: _FIELDS[name] for name in ACCEPTED},
-    },
-    "tracebaton.TaskPage": {
-        "type": "object",
-        "required": ["tasks", "next_cursor"],
-        "properties": {
-            "tasks": {"type": "array", "items": {"$ref": "#/components/schemas/tracebaton.Task"}},
-            "next_cursor": _TEXT_OR_NULL,
-        },
-    },
-}
-_ID: Final[Schema] = {
-    "name": "id",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "minLength": 1},
-}
-_KEY: Final[Schema] = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "The same request again with it has the same answer for 24 hours.",
-    # It ends in a visible character: white space around a header is not part of it (RFC 9110).
-    "schema": {"type": "string", "pattern": "^[!#-~]([ -~]{0,253}[!#-~])?$"},
-}
-_LAST_ID: Final[Schema] = {
-    "name": "Last-Event-ID",
-    "in": "header",
-    "description": "The id of the last event the caller has; the stream goes on behind it.",
-    "schema": {"type": "string", "pattern": "^[0-9]{1,9}$"},
-}
-_QUERY: Final[Sequence[Schema]] = (
-    {
-        "name": "status",
-        "in": "query",
-        "schema": {"type": "string", "enum": [status.value for status in TaskStatus]},
-    },
-    {"name": "type", "in": "query", "schema": {"type": "string"}},
-    {
-        "name": "cursor",
-        "in": "query",
-        "description": "next_cursor of the page before, as it was given.",
-        "schema": {"type": "string"},
-    },
-    {
-        "name": "limit",
-        "in": "query",
-        "schema": {
-            "type": "integer",
-            "minimum": 1,
-            "maximum": MAX_LIMIT,
-            "default": DEFAULT_LIMIT,
-        },
-    },
-)
-_SECURITY: Final[Mapping[str, Schema]] = {
-    "bearer": {"type": "http", "scheme": "bearer"},
-    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-}
-
 Route = tuple[str, Callable[..., Any], Sequence[str]]
 
 
@@ -150,35 +39,38 @@ def openapi(
     Return the OpenAPI document of a service.
 
     Args:
-        routes: The application's own, as far as paths and methods tell anything of them.
+        routes: The application's own, as far as paths, methods and models tell of them.
     """
     types = sorted(registry, key=lambda kind: kind.name)
-    references, definitions = _models(types)
+    taken = [endpoint.model for _, endpoint, _ in routes if isinstance(endpoint, BodyEndpoint)]
+    references, definitions = _models([*(kind.model for kind in types), *taken])
     paths: dict[str, Any] = {
-        f"/v1/tasks/{kind.name}": {"post": _submit(kind, references[kind.name])} for kind in types
+        f"/v1/tasks/{kind.name}": {"post": _submit(kind, references[kind.model])} for kind in types
     }
     paths |= _tasks()
     for path, endpoint, methods in routes:
         found = paths.setdefault(re.sub(r":\w+\}", "}", path), {})
         for method in methods:
-            found.setdefault(method.lower(), _own(path, endpoint))
+            found.setdefault(method.lower(), _own(path, endpoint, method, references))
     return {
         "openapi": "3.1.1",
         "info": {"title": title, "version": version},
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "paths": paths,
-        "components": {"schemas": definitions | _SHARED, "securitySchemes": _SECURITY},
+        "components": {"schemas": definitions | SHARED, "securitySchemes": SECURITY},
         # Which of them counts is TRACEBATON_AUTH's to say, and it may be none.
         "security": [{}, {"bearer": []}, {"apiKey": []}],
     }
 
 
-def _models(types: Sequence[TaskType]) -> tuple[dict[str, Schema], dict[str, Schema]]:
-    """Return a reference for each type, and what the references are to."""
+def _models(
+    models: Sequence[type[BaseModel]],
+) -> tuple[Mapping[type[BaseModel], Schema], dict[str, Schema]]:
+    """Return a reference for each model, and what the references are to."""
     template = "#/components/schemas/{model}"
-    models = [(kind.model, "validation") for kind in types]
-    found, document = models_json_schema(models, ref_template=template)  # type: ignore[arg-type]  # a list of Literal pairs
-    references = {kind.name: found[kind.model, "validation"] for kind in types}
+    wanted: Any = [(model, "validation") for model in dict.fromkeys(models)]
+    found, document = models_json_schema(wanted, ref_template=template)
+    references = {model: found[model, "validation"] for model in models}
     return references, document.get("$defs", {})
 
 
@@ -188,8 +80,8 @@ def _submit(kind: TaskType, reference: Schema) -> Schema:
         "summary": f"Submit a task of type {kind.name}.",
         "description": inspect.getdoc(kind.handler) or "",
         "tags": ["submit"],
-        "parameters": [_KEY],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}},
+        "parameters": [IDEMPOTENCY_KEY],
+        "requestBody": _body(reference),
         "responses": {
             "202": {
                 **_json("Accepted; Location names the task.", "AcceptedTask"),
@@ -211,7 +103,7 @@ def _tasks() -> dict[str, Any]:
                 "operationId": "tasks.list",
                 "summary": "List your tasks, the newest first.",
                 "tags": ["tasks"],
-                "parameters": list(_QUERY),
+                "parameters": list(QUERY),
                 "responses": {
                     "200": _json("A page of tasks.", "TaskPage"),
                     **_problems(401, 403, 404, 422, 431, 503),
@@ -223,7 +115,7 @@ def _tasks() -> dict[str, Any]:
                 "operationId": "tasks.show",
                 "summary": "Show a task.",
                 "tags": ["tasks"],
-                "parameters": [_ID],
+                "parameters": [TASK_ID],
                 "responses": {
                     "200": {
                         **_json("The task; If-None-Match with its ETag answers 304.", "Task"),
@@ -237,7 +129,7 @@ def _tasks() -> dict[str, Any]:
                 "operationId": "tasks.cancel",
                 "summary": "Cancel a task that has not ended.",
                 "tags": ["tasks"],
-                "parameters": [_ID],
+                "parameters": [TASK_ID],
                 "responses": {
                     "202": _json("It is cancelled; a running handler is stopped.", "Task"),
                     **_problems(401, 403, 404, 409, 429, 431, 503),
@@ -253,7 +145,7 @@ def _tasks() -> dict[str, Any]:
                     " its number as its id. The stream ends with the task."
                 ),
                 "tags": ["tasks"],
-                "parameters": [_ID, _LAST_ID],
+                "parameters": [TASK_ID, LAST_EVENT_ID],
                 "responses": {
                     "200": {"description": "The events.", "content": stream},
                     "204": {"description": "It has ended and you have heard everything."},
@@ -264,17 +156,33 @@ def _tasks() -> dict[str, Any]:
     }
 
 
-def _own(path: str, endpoint: Callable[..., Any]) -> Schema:
-    names = re.findall(r"\{(\w+)", path)
-    return {
-        "summary": (inspect.getdoc(endpoint) or "").partition("\n")[0],
+def _own(
+    path: str,
+    endpoint: Callable[..., Any],
+    method: str,
+    references: Mapping[type[BaseModel], Schema],
+) -> Schema:
+    told = endpoint.endpoint if isinstance(endpoint, BodyEndpoint) else endpoint
+    parameters = [{**TASK_ID, "name": name} for name in re.findall(r"\{(\w+)", path)]
+    if method.upper() not in SAFE:
+        parameters.append(IDEMPOTENCY_KEY)
+    described: Schema = {
+        "summary": (inspect.getdoc(told) or "").partition("\n")[0],
         "tags": ["application"],
-        "parameters": [{**_ID, "name": name} for name in names],
+        "parameters": parameters,
         "responses": {
             "2XX": {"description": "What the application answers."},
             **_problems("default"),
         },
     }
+    if isinstance(endpoint, BodyEndpoint):
+        described["requestBody"] = _body(references[endpoint.model])
+        described["responses"] |= _problems(400, 408, 413, 415, 422)
+    return described
+
+
+def _body(reference: Schema) -> Schema:
+    return {"required": True, "content": {"application/json": {"schema": reference}}}
 
 
 def _json(description: str, name: str) -> Schema:
