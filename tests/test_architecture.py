@@ -24,7 +24,7 @@ FLOORS = (
     {"serverless"},
     {"application"},
     {"children", "processes"},
-    {"crew", "dev"},
+    {"crew", "dev", "doctor"},
     {"testing"},
     {"examples"},
     {"cli"},

@@ -8,8 +8,8 @@ holds the loopback SQS and the viewer, and stops API, worker, viewer and SQS in 
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,7 @@ from tracebaton.settings import Settings, child_environment
 from tracebaton.viewer.app import create_viewer
 from tracebaton.viewer.spans import SpanStore
 
-__all__ = ["DevOptions", "run_dev"]
+__all__ = ["DevOptions", "run_dev", "run_viewer"]
 
 QUEUE, DLQ, QUARANTINE = "tasks", "tasks-dlq", "tasks-quarantine"
 #: Seconds a child process may take until it is up.
@@ -78,15 +78,21 @@ async def run_dev(
         sqs = await stack.enter_async_context(_sqs(options))
         policy = {"deadLetterTargetArn": "", "maxReceiveCount": str(settings.max_attempts)}
         _create_queues(sqs, settings, policy)
-        viewer = await stack.enter_async_context(_viewer(options)) if options.viewer else None
+        viewer = None
+        if options.viewer:
+            viewer_port = _port("127.0.0.1", options.viewer_port, "viewer")
+            viewer = await stack.enter_async_context(_served(options.data, viewer_port))
+        places = {
+            "AWS_ENDPOINT_URL_SQS": sqs.url,
+            "TRACEBATON_QUEUE_URL": sqs.queue_url(QUEUE),
+            "TRACEBATON_DLQ_URL": sqs.queue_url(DLQ),
+            "TRACEBATON_QUARANTINE_URL": sqs.queue_url(QUARANTINE),
+            "TRACEBATON_DATA": str(options.data),
+            "TRACEBATON_VIEWER_URL": viewer,
+        }
         environment = child_environment(
-            {
-                "AWS_ENDPOINT_URL_SQS": sqs.url,
-                "TRACEBATON_QUEUE_URL": sqs.queue_url(QUEUE),
-                "TRACEBATON_DLQ_URL": sqs.queue_url(DLQ),
-                "TRACEBATON_QUARANTINE_URL": sqs.queue_url(QUARANTINE),
-                "TRACEBATON_DATA": str(options.data),
-                "TRACEBATON_VIEWER_URL": viewer,
+            places
+            | {
                 "TRACEBATON_STOP_WITH_STDIN": "1",
                 "TRACEBATON_LOG_FORMAT": settings.log_format or ("pretty" if pretty else "json"),
             }
@@ -99,6 +105,7 @@ async def run_dev(
         ready = await _up(api, worker, stop, fail)
         if ready is None:
             return
+        stack.enter_context(_told(options.data, {**places, "TRACEBATON_API_URL": ready["api"]}))
         announce(
             {
                 "event": "dev.ready",
@@ -111,6 +118,36 @@ async def run_dev(
             }
         )
         await _until_over(api, worker, stop, fail)
+
+
+async def run_viewer(*, port: int, data: Path, announce: Announce) -> None:
+    """
+    Serve the trace viewer alone until a signal comes.
+
+    Args:
+        port: 0 for any free one.
+        data: Folder of the traces, shared with ``dev``, which has to be down meanwhile.
+
+    Raises:
+        ConfigurationError: The port cannot be used.
+    """
+    stop = asyncio.Event()
+    on_signals(stop.set)
+    async with _served(data, port) as url:
+        announce({"event": "viewer.ready", "viewer": url, "otlp": url})
+        await stop.wait()
+
+
+@contextmanager
+def _told(data: Path, places: Mapping[str, str | None]) -> Iterator[None]:
+    """Leave word for commands that ask nothing but what runs here: `doctor`, `dlq`, `send`."""
+    path = data / "dev.json"
+    data.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(places), encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @asynccontextmanager
@@ -136,11 +173,14 @@ def _create_queues(sqs: LocalSqs, settings: Settings, policy: dict[str, str]) ->
     )
 
 
+def _span_store(data: Path) -> SpanStore:
+    data.mkdir(parents=True, exist_ok=True)
+    return SpanStore(data / "viewer.db")
+
+
 @asynccontextmanager
-async def _viewer(options: DevOptions) -> AsyncIterator[str]:
-    options.data.mkdir(parents=True, exist_ok=True)
-    port = _port("127.0.0.1", options.viewer_port, "viewer")
-    with SpanStore(options.data / "viewer.db") as store:
+async def _served(data: Path, port: int) -> AsyncIterator[str]:
+    with _span_store(data) as store:
         async with serving(create_viewer(store), host="127.0.0.1", port=port) as (url, _):
             yield url
 

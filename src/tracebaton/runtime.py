@@ -39,7 +39,14 @@ from tracebaton.tasks import Registry, TaskStore
 from tracebaton.tasks.sqlite import SqliteTaskStore
 from tracebaton.telemetry.pipeline import FlushReport, Telemetry, build, standing
 
-__all__ = ["Role", "Runtime", "WorkerService", "configure_telemetry"]
+__all__ = [
+    "Role",
+    "Runtime",
+    "WorkerService",
+    "check_redrive",
+    "configure_telemetry",
+    "task_store",
+]
 
 #: Seconds the last spans and events get to leave the process.
 FLUSH_SECONDS = 4.0
@@ -117,7 +124,7 @@ class Runtime:
         )
         self.dlq = Queue(self.sqs, url=settings.dlq_url) if settings.dlq_url else None
         self.keys = MessageKeys(settings.message_keys) if settings.message_keys else None
-        self.store: TaskStore | None = _store(settings)
+        self.store: TaskStore | None = task_store(settings)
         self.producer = Producer(
             self.sqs,
             self.queue,
@@ -274,7 +281,8 @@ async def _works(check: Callable[[], Awaitable[Any]]) -> bool:
     return True
 
 
-def _store(settings: Settings) -> TaskStore | None:
+def task_store(settings: Settings) -> TaskStore | None:
+    """Return the store that ``TRACEBATON_STORE`` names, unopened; None for ``none``."""
     kind, _, place = settings.store_url.partition("://")
     if kind == "none":
         return None

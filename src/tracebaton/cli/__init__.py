@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from tracebaton.cli import chaos, keys, letters, schema, serve, tasks, trace
+from tracebaton.cli import chaos, doctor, keys, letters, schema, serve, tasks, trace
 from tracebaton.errors import ConfigurationError, TracebatonError
 
 __all__ = ["main"]
@@ -26,6 +26,8 @@ command.command("schema")(schema.schema)
 command.command("send")(tasks.send)
 command.command("tasks")(tasks.tasks)
 command.command("trace")(trace.trace)
+command.command("viewer")(serve.viewer)
+command.command("doctor")(doctor.doctor)
 command.command("chaos")(chaos.chaos)
 command.command("chaos-worker", hidden=True)(chaos.chaos_worker)
 command.add_typer(keys.command, name="keys")

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import httpx
 
+from tracebaton.cli import running
 from tracebaton.errors import TracebatonError
-from tracebaton.settings import Settings
 from tracebaton.tasks import ENDED
 from tracebaton.terminal import printable
 
@@ -24,8 +24,8 @@ class Api:
     """A running API; a context manager."""
 
     def __init__(self, url: str | None, key: str | None) -> None:
-        """Speak to *url* with *key*, by default to those of the settings."""
-        settings = Settings.load()
+        """Speak to *url* with *key*, by default to those of the settings, or of `dev`."""
+        settings = running.settings()
         self.url = (url or settings.api_url).rstrip("/")
         chosen = key or settings.api_key
         headers = {"authorization": f"Bearer {chosen}"} if chosen else {}

@@ -174,11 +174,11 @@ def _run(work: Callable[[], Awaitable[Result]]) -> Result:
 
 @asynccontextmanager
 async def _opened(kind: "Kind") -> AsyncIterator[tuple["Runtime", "Queue", "Letters"]]:
+    from tracebaton.cli.running import settings
     from tracebaton.runtime import Runtime
-    from tracebaton.settings import Settings
     from tracebaton.tasks import Registry
 
-    runtime = Runtime(Settings.load(), role="worker", registry=Registry())
+    runtime = Runtime(settings(), role="worker", registry=Registry())
     try:
         yield runtime, await runtime.mailbox(kind), runtime.letters(kind)
     finally:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["announce", "api", "dev", "worker"]
+__all__ = ["announce", "api", "dev", "viewer", "worker"]
 
 _CHAT = "tracebaton.examples.chat:app"
 
@@ -81,6 +81,17 @@ def worker(
     from tracebaton.processes import load_app, run_worker
 
     asyncio.run(run_worker(load_app(app), host=host, port=port, announce=announce))
+    _leave(0)
+
+
+def viewer(
+    port: Annotated[int, typer.Option(help="Port to listen on, 0 for any free one.")] = 8001,
+    data: Annotated[Path, typer.Option(help="Folder of the traces.")] = Path(".tracebaton"),
+) -> None:
+    """Serve the trace viewer alone, on loopback; it takes OTLP over HTTP from anything."""
+    from tracebaton.dev import run_viewer
+
+    asyncio.run(run_viewer(port=port, data=data, announce=announce))
     _leave(0)
 
 

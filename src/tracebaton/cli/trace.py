@@ -57,8 +57,8 @@ def trace(
 
 
 def _source(viewer: str | None, jaeger: str | None, file: Path | None) -> "Source":
+    from tracebaton.cli.running import settings
     from tracebaton.errors import ConfigurationError
-    from tracebaton.settings import Settings
     from tracebaton.traces import FileSource, JaegerSource, ViewerSource
 
     if sum(choice is not None for choice in (viewer, jaeger, file)) > 1:
@@ -67,4 +67,4 @@ def _source(viewer: str | None, jaeger: str | None, file: Path | None) -> "Sourc
         return FileSource(file)
     if jaeger is not None:
         return JaegerSource(jaeger)
-    return ViewerSource(viewer or Settings.load().viewer_url or _VIEWER)
+    return ViewerSource(viewer or settings().viewer_url or _VIEWER)

@@ -2,6 +2,7 @@
 
 from tracebaton.tasks.claiming import Claim, Claimed
 from tracebaton.tasks.lists import Page, TaskQuery, decode_cursor, encode_cursor
+from tracebaton.tasks.probe import PROBE
 from tracebaton.tasks.results import RESULT_LIMIT
 from tracebaton.tasks.schemas import task_schemas
 from tracebaton.tasks.store import HISTORY_LIMIT, Change, ChangeKind, Glimpse, TaskStore, Unsent
@@ -11,6 +12,7 @@ from tracebaton.tasks.types import Backoff, Handler, Registry, TaskType
 __all__ = [
     "ENDED",
     "HISTORY_LIMIT",
+    "PROBE",
     "RESULT_LIMIT",
     "TRANSITIONS",
     "Backoff",

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from tracebaton.errors import ConfigurationError, UnknownTaskType
+from tracebaton.tasks.probe import PROBE, Probe, answer
 
 __all__ = ["Backoff", "Handler", "Registry", "TaskType"]
 
@@ -52,8 +53,12 @@ class TaskType:
     batch_seconds: float = 0.2
 
 
+#: Known to every application, and listed in none.
+_BUILT_IN = {PROBE: TaskType(name=PROBE, model=Probe, handler=answer, deadline=10)}
+
+
 class Registry:
-    """The task types of one application, by name."""
+    """The task types of one application, by name; the probe is one that no iteration names."""
 
     def __init__(self) -> None:
         self._types: dict[str, TaskType] = {}
@@ -65,7 +70,7 @@ class Registry:
         Raises:
             ConfigurationError: The name is taken.
         """
-        if task_type.name in self._types:
+        if task_type.name in self:
             raise ConfigurationError(f"The task type {task_type.name!r} is registered twice.")
         self._types[task_type.name] = task_type
 
@@ -77,12 +82,12 @@ class Registry:
             UnknownTaskType: There is none.
         """
         try:
-            return self._types[name]
+            return self._types.get(name) or _BUILT_IN[name]
         except KeyError:
             raise UnknownTaskType(f"No handler is registered for the task type {name!r}.") from None
 
     def __contains__(self, name: object) -> bool:
-        return name in self._types
+        return name in self._types or name in _BUILT_IN
 
     def __iter__(self) -> Iterator[TaskType]:
         return iter(self._types.values())

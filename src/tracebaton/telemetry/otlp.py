@@ -23,6 +23,7 @@ __all__ = [
     "SCHEDULE_DELAY",
     "SpanExport",
     "otlp_span_exporter",
+    "reach",
 ]
 
 #: Seconds a span waits for company; the viewer shows it within 2 s of its end.
@@ -48,6 +49,23 @@ def otlp_span_exporter(
         return OTLPSpanExporter(endpoint=endpoint, session=Connections())
     session = OwnHeaders(headers or {}, trust_env=not local)
     return OTLPSpanExporter(endpoint=endpoint, session=session)
+
+
+def reach(endpoint: str, *, local: bool = False) -> str | None:
+    """
+    Send no span at all to *endpoint*, the whole URL, as spans are sent; return why that failed.
+
+    It takes as long as a batch may take that does not arrive, ``OTEL_EXPORTER_OTLP_TIMEOUT``.
+    """
+    exporter = otlp_span_exporter(endpoint, local=local)
+    try:
+        result = exporter.export(())
+    except Exception as exc:  # the exporter's own fault is a finding as well
+        return f"{type(exc).__name__}: {exc}"
+    finally:
+        exporter.shutdown()
+    reason = REASONS.take()
+    return None if result is SpanExportResult.SUCCESS else reason or "the export failed"
 
 
 class SpanExport(SpanProcessor):

@@ -26,8 +26,14 @@ class SqliteTaskStore(TaskStore):
     poll_seconds = 0.2
 
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
+        self._path = path
         self._database = Database(path)
         self._now = now
+
+    @property
+    def exists(self) -> bool:
+        """Tell whether the file is there; the first call makes it."""
+        return self._path.exists()
 
     async def create(
         self,
