@@ -10,7 +10,7 @@ from typing import Any, Final
 from tracebaton.redaction import MASK, redact_text
 from tracebaton.settings import ENVIRONMENT, Settings
 
-__all__ = ["Explained", "explained"]
+__all__ = ["Explained", "explained", "listed"]
 
 _VARIABLE: Final = re.compile(r"#?([A-Z][A-Z0-9_]+)=(.*)")
 
@@ -41,12 +41,12 @@ def explained(settings: Settings) -> list[Explained]:
     fields = {variable: name for name, variable in ENVIRONMENT.items()}
     return [
         Explained(name, _value(settings, fields[name]), default, meaning)
-        for name, default, meaning in _listed()
+        for name, default, meaning in listed()
         if name in fields
     ]
 
 
-def _listed() -> list[tuple[str, str, str]]:
+def listed() -> list[tuple[str, str, str]]:
     """Return name, default and comment of each variable; neighbours share a comment."""
     text = files("tracebaton").joinpath("env.example").read_text(encoding="utf-8")
     found: list[tuple[str, str, str]] = []

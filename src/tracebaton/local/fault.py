@@ -66,7 +66,8 @@ class Fault:
             entry or message counts as a call.
         after: Strike when the call has had its effect, not before: the answer is lost.
         status: 500 or 503.
-        code, sender_fault: What a failed entry says.
+        code: What a failed entry says, None for what SQS says most often.
+        sender_fault: Whether a failed entry blames its sender.
 
     Raises:
         ValueError: A value is not one of those above.
