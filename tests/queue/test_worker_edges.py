@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.trace import NoOpTracer
 
 from tracebaton.context import RequestStore, current, entered
-from tracebaton.errors import StoreUnavailable
+from tracebaton.errors import RequestError, StoreUnavailable
 from tracebaton.problems import NO_REPORTER, Outcome
 from tracebaton.propagation import Propagator
 from tracebaton.queue import settle
@@ -256,6 +256,33 @@ async def test_a_result_that_comes_too_late_is_discarded(
     stored = await bench.store.get(task.id)
     assert stored is not None
     assert stored.result is None
+
+
+@pytest.mark.parametrize("attempts", [1, 3], ids=["the last attempt", "a refusal"])
+@pytest.mark.parametrize("status", [TaskStatus.DEAD, TaskStatus.CANCELLED, None])
+async def test_a_failure_that_comes_too_late_is_not_reported(
+    bench: Bench, caplog: pytest.LogCaptureFixture, status: TaskStatus | None
+) -> None:
+    """The task ended meanwhile or runs elsewhere: its one event is, or will be, that one's."""
+
+    async def handler(note: Note) -> str:
+        task_id = current().task_id or ""
+        if status is None:
+            running = await bench.store.get(task_id)
+            await bench.store.start(task_id, attempt=2, owner=running.owner if running else None)
+        else:
+            await bench.store.finish(task_id, status, attempt=1)
+        raise (ConnectionError("late") if bench.attempts == 1 else RequestError("late"))
+
+    bench.handle(handler)
+    await bench.producer().enqueue("note", Note())
+    async with working(bench.worker(wait_seconds=0)):
+        await spoken(caplog, "task.superseded")
+        # The message of a dead task is for SQS to move.
+        await bench.holds(0 if status is TaskStatus.CANCELLED else 1)
+
+    assert bench.reports == []
+    assert {"task.dead", "task.failed"} & {record.message for record in caplog.records} == set()
 
 
 async def test_a_reporter_that_sends_nothing_names_no_event(

@@ -83,11 +83,16 @@ class Outcomes:
         """End the task with the problem of *exc*."""
         problems.record(exc, outcome, attempt.span)
         attempt.measurement.error_type = outcome.error_type
-        attempt.became(status)
         error = self.problem(attempt, outcome)
-        if not await self.written(self._finish(attempt, status, error=error)):
+        try:
+            ours = await self._finish(attempt, status, error=error)
+        except TracebatonError as failure:
+            _store_failed(failure)
             # The state is not written, so the message must not go either.
             return Verdict("retry", attempt.delay)
+        if not ours:  # its one event is that of whoever has ended it, or will
+            return await self._superseded(attempt)
+        attempt.became(status)
         await self._say(attempt, exc, outcome, status)
         # A dead message goes to the DLQ at its next receive, which visibility 0 brings forward.
         return Verdict("retry", 0) if status is TaskStatus.DEAD else Verdict("delete")
@@ -159,8 +164,7 @@ class Outcomes:
         try:
             await write
         except TracebatonError as exc:
-            fields = {"code": exc.code, "reason": str(exc.__cause__ or exc)}
-            _log.warning("task_store.failed", extra={"fields": fields})
+            _store_failed(exc)
             return False
         return True
 
@@ -168,7 +172,9 @@ class Outcomes:
         """Discard a result that came too late: the task ended, or a newer delivery runs it."""
         task = await self.store.get(attempt.event.id) if self.store else None
         _log.warning("task.superseded", extra={"fields": {"task_type": attempt.event.type}})
-        return Verdict("delete" if task is not None and task.status in ENDED else "leave")
+        # A dead one's message is for SQS to move to the DLQ.
+        over = task is not None and task.status in ENDED - {TaskStatus.DEAD}
+        return Verdict("delete" if over else "leave")
 
     async def _finish(
         self,
@@ -231,6 +237,11 @@ class Outcomes:
         except TracebatonError:  # the event matters more than its list
             return ()
         return task.failures if task else ()
+
+
+def _store_failed(exc: TracebatonError) -> None:
+    fields = {"code": exc.code, "reason": str(exc.__cause__ or exc)}
+    _log.warning("task_store.failed", extra={"fields": fields})
 
 
 def _stack(exc: Exception) -> Exception | None:
