@@ -42,9 +42,9 @@ class ScriptedSqs:
         """A queue's URL at the endpoint."""
         return f"{self.url}/000000000000/tasks"
 
-    def client(self) -> Sqs:
+    def client(self, *, fast: bool = True) -> Sqs:
         """Our door to it."""
-        return Sqs(SqsAccess(endpoint=self.url, region="us-east-1", anonymous=True))
+        return Sqs(SqsAccess(endpoint=self.url, region="us-east-1", anonymous=True, fast=fast))
 
     def __enter__(self) -> Self:
         self._thread.start()

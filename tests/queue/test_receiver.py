@@ -25,7 +25,7 @@ def worker_of(sqs: ScriptedSqs, handler: Any, **options: Any) -> tuple[Any, Work
     """Return a client and a worker of the scripted queue."""
     registry = Registry()
     registry.add(TaskType(name="note", model=Note, handler=handler))
-    client = sqs.client()
+    client = sqs.client(fast=options.pop("fast", True))
     queue = options.pop("queue", None) or Queue(client, url=sqs.queue_url)
     return client, Worker(
         client,
@@ -34,8 +34,7 @@ def worker_of(sqs: ScriptedSqs, handler: Any, **options: Any) -> tuple[Any, Work
         store=None,
         tracer=NoOpTracer(),
         propagator=Propagator(),
-        concurrency=1,
-        **options,
+        **{"concurrency": 1} | options,
     )
 
 

@@ -235,7 +235,7 @@ async def test_what_arrives_after_the_stop_is_not_begun(bench: Bench) -> None:
     assert (report.released, bench.local.stats()["tasks"]["visible"]) == (1, 1)
 
 
-@pytest.mark.parametrize("concurrency", [1, 100])
+@pytest.mark.parametrize("concurrency", [1, 100, 1_000])
 async def test_any_concurrency_is_reached(bench: Bench, concurrency: int) -> None:
     """As many handlers run at once as there are places, and never one more."""
     reached, running = asyncio.Event(), 0
@@ -250,6 +250,7 @@ async def test_any_concurrency_is_reached(bench: Bench, concurrency: int) -> Non
         running -= 1
 
     bench.handle(handler)
-    await fill(bench, bench.named("tasks"), concurrency * 2)
+    await fill(bench, bench.named("tasks"), concurrency + 10)
     async with working(bench.worker(concurrency=concurrency)):
+        await asyncio.wait_for(reached.wait(), 60)
         await empty(bench, "tasks")

@@ -146,3 +146,8 @@ def _told(kind: TaskType, call: _Call) -> Iterator[None]:
         raise HandlerTimeout(
             f"The handler of {kind.name!r} ran longer than its deadline of {kind.deadline} s."
         ) from exc
+    except (Exception, GeneratorExit, KeyboardInterrupt):  # Ctrl-C is the worker's to hear
+        raise
+    except BaseException as exc:  # a library's sys.exit() would end the worker with all it holds
+        said = f"The handler of {kind.name!r} raised {type(exc).__qualname__}."
+        raise RuntimeError(said) from exc
