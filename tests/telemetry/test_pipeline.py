@@ -249,6 +249,29 @@ assert os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] == "http"
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_disabled_sdk_takes_nobodys_place() -> None:
+    """Whoever sets a provider up after it is the process's; until then nothing is recorded."""
+    code = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from tracebaton.settings import Settings
+from tracebaton.telemetry import build
+off = build(Settings.load({"OTEL_SDK_DISABLED": "true"}), role="worker")
+early = trace.get_tracer("early")
+assert not early.start_span("before").is_recording()
+provider = TracerProvider()
+trace.set_tracer_provider(provider)
+assert trace.get_tracer_provider() is provider
+assert early.start_span("after").is_recording()
+assert not off.tracer.start_span("ours").is_recording()
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=30
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 class TestOtlpMode:
     """Sentry's OTLP endpoint in place of transactions."""
 

@@ -399,7 +399,9 @@ def resource_of(settings: Settings, *, role: Role) -> Resource:
 
 
 def _install(telemetry: Telemetry, found: Found) -> None:
-    if isinstance(trace.get_tracer_provider(), ProxyTracerProvider):
+    # A provider that does nothing is no reason to take the place, which is given away once only.
+    does = not isinstance(telemetry.tracer_provider, NoOpTracerProvider)
+    if does and isinstance(trace.get_tracer_provider(), ProxyTracerProvider):
         trace.set_tracer_provider(telemetry.tracer_provider)
     if telemetry.has_metrics and not isinstance(metrics.get_meter_provider(), MeterProvider):
         metrics.set_meter_provider(telemetry.meter_provider)
