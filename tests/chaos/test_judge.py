@@ -71,6 +71,59 @@ async def test_what_is_lost_stuck_or_ended_twice_is_found(
     ]
 
 
+async def test_a_group_out_of_order_is_found(store: SqliteTaskStore, tmp_path: Path) -> None:
+    """An earlier task runs after a later one of its group; other groups do not count."""
+    tasks = ["a1", "b1", "a1", "a2", "b2", "a1", "other", "b2"]
+    lines = [{"task": task, "run": n, "pid": 1, "attempt": 1} for n, task in enumerate(tasks)]
+    (tmp_path / "journal.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    one = judge(store, tmp_path)
+    one.order({"a": ["a1", "a2"], "b": ["b1", "b2"]})
+
+    assert list(one.verdict({}).findings) == ["out of order: task a1 ran after a later one of a"]
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "events", "killed_after", "finding"),
+    [
+        (TaskStatus.DEAD, "KeyError", 1, None, None),
+        (TaskStatus.DEAD, "KeyError", 2, None, "dead and 2 error events, not 1"),
+        (TaskStatus.DEAD, "KeyError", 0, None, "dead and 0 error events, not 1"),
+        (TaskStatus.DEAD, "KeyError", 0, 0.5, None),
+        (TaskStatus.DEAD, "KeyError", 0, 60.0, "dead and 0 error events, not 1"),
+        (TaskStatus.FAILED, "Reject", 0, None, None),
+        (TaskStatus.FAILED, "Reject", 1, None, "failed and 1 error events, not 0"),
+        (TaskStatus.FAILED, "InvalidTaskData", 1, None, None),
+        (TaskStatus.SUCCEEDED, "", 1, None, "succeeded and 1 error events, not 0"),
+    ],
+)
+async def test_a_final_failure_is_one_error_event(
+    store: SqliteTaskStore,
+    tmp_path: Path,
+    status: TaskStatus,
+    said: str,
+    events: int,
+    killed_after: float | None,
+    finding: str | None,
+) -> None:
+    """Twice is never good; never only where the process was killed right after."""
+    await store.start("t", attempt=1)
+    await store.finish("t", status, attempt=1)
+    task = await store.get("t")
+    assert task is not None
+    assert task.ended_at is not None
+    begun = {"task": "t", "run": 1, "pid": 1, "attempt": 1}
+    outcome = "steered" if said == "Reject" else "raised"
+    ended = begun | {"outcome": outcome, "said": said}
+    (tmp_path / "journal.jsonl").write_text(f"{json.dumps(begun)}\n{json.dumps(ended)}\n")
+    one = judge(store, tmp_path)
+    await one.tasks(["t"])
+    killed_at = [] if killed_after is None else [task.ended_at + killed_after]
+    one.reports({"t": {str(n) for n in range(events)}}, killed_at=killed_at)
+
+    found = [] if finding is None else [f"reports: task t is {finding}"]
+    assert list(one.verdict({}).findings) == found
+
+
 async def test_the_applications_own_check_is_heard(store: SqliteTaskStore, tmp_path: Path) -> None:
     """Only it knows what handlers did elsewhere."""
 

@@ -25,8 +25,9 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.timeout(300)
 def test_every_task_ends_once_whatever_goes_wrong(tmp_path: Path) -> None:
     """
-    None is lost, stuck or ended twice; killed workers' tasks are dead and in the DLQ; workers drain
-    cleanly, hold no more files than before, and use every one of their places again.
+    None is lost, stuck or ended twice; killed workers' tasks are dead and in the DLQ; each that
+    finally failed is one error event; workers drain cleanly, hold no more files than before, and
+    use every one of their places again.
     """
     from voyages import naps, rightly_ended, voyages
 
@@ -35,6 +36,7 @@ def test_every_task_ends_once_whatever_goes_wrong(tmp_path: Path) -> None:
         finale=naps(60),
         attempts=5,
         kill_seconds=5.0,
+        outage_seconds=6.0,
         lose=0.05,
         storm_seconds=20.0,
     )
@@ -45,8 +47,33 @@ def test_every_task_ends_once_whatever_goes_wrong(tmp_path: Path) -> None:
     assert list(verdict.findings) == []
     assert verdict.figures["tasks"]["dead"] >= 7
     assert verdict.figures["dlq"] >= 7
+    assert verdict.figures["error events"]["heard"] >= 5
+    assert verdict.figures["store outages"] >= 1
     assert sum(verdict.figures["faults"].values()) > 50
     assert sorted(peaks.values())[-2:] == [10, 10]
+
+
+@pytest.mark.timeout(300)
+def test_groups_keep_their_order_whatever_goes_wrong(tmp_path: Path) -> None:
+    """A FIFO queue in the same storm: no follower runs before its head is through."""
+    from voyages import rightly_ended, voyages
+
+    plan = Plan(
+        items=voyages(150, leaks=4),
+        finale=voyages(20),
+        groups=20,
+        attempts=6,
+        kill_seconds=5.0,
+        outage_seconds=6.0,
+        lose=0.05,
+        storm_seconds=25.0,
+    )
+    run = Chaos("harbour:app", plan, folder=tmp_path, check=rightly_ended)
+    verdict = asyncio.run(run.run())
+
+    assert list(verdict.findings) == []
+    assert verdict.figures["tasks"]["dead"] >= 4
+    assert verdict.figures["store outages"] >= 1
 
 
 @pytest.mark.timeout(300)

@@ -35,6 +35,10 @@ def chaos(
     seconds: Annotated[float, typer.Option(min=0, help="Longest storm.")] = 30.0,
     seed: Annotated[int, typer.Option(help="The same seed, the same faults.")] = 0,
     kill: Annotated[bool, typer.Option(help="Kill workers with kill -9.")] = True,
+    outages: Annotated[bool, typer.Option(help="Take the task store away for seconds.")] = True,
+    groups: Annotated[
+        int, typer.Option(min=0, help="Use a FIFO queue, the tasks dealt out over its groups.")
+    ] = 0,
     check: Annotated[
         str | None,
         typer.Option(metavar="MODULE:FUNCTION", help="Gets every task at the end; may assert."),
@@ -45,10 +49,12 @@ def chaos(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """
-    Run the handlers of APP while calls fail, messages double and workers are killed.
+    Run the handlers of APP while calls fail, messages double, the store is away and workers are
+    killed.
 
-    Queue, store and workers are made for this run and thrown away; what the handlers themselves
-    call is called for real. Exit code 1: something was lost, or a handler is not idempotent.
+    Queue, store, Sentry and workers are made for this run and thrown away; what the handlers
+    themselves call is called for real. Exit code 1: something was lost, or a handler is not
+    idempotent.
     """
     from tracebaton.processes import load_app
     from tracebaton.testing import Plan
@@ -59,7 +65,9 @@ def chaos(
         workers=workers,
         seed=seed,
         storm_seconds=seconds,
+        groups=groups,
         kill_seconds=4.0 if kill else None,
+        outage_seconds=10.0 if outages else None,
         lose=0.2,
     )
     shown = _bar(messages) if sys.stderr.isatty() and not as_json else nullcontext(_silent)

@@ -83,6 +83,10 @@ class Journal:
             runs[task_id][at] = replace(begun, outcome=line["outcome"], said=line["said"])
         return dict(runs)
 
+    def begun(self) -> Iterator[str]:
+        """Yield the task of each run, in the order in which the runs of all processes began."""
+        return (line["task"] for line in self._lines() if "outcome" not in line)
+
     def peaks(self) -> dict[int, int]:
         """Return how many handlers ran at the same time at most, by process."""
         running: Counter[int] = Counter()

@@ -3,7 +3,7 @@ The judge of a chaos run: what has to hold whatever went wrong, and what did not
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from tracebaton.queue.letters import Letters
 from tracebaton.queue.sqs import Queue, Sqs
 from tracebaton.queue.walk import Walk
 from tracebaton.tasks import ENDED, Task, TaskStatus, TaskStore
-from tracebaton.testing.journal import Journal, differing
+from tracebaton.testing.journal import Journal, Run, differing
 
 __all__ = ["Judge", "Verdict"]
 
@@ -19,6 +19,8 @@ __all__ = ["Judge", "Verdict"]
 _TOLD = 5
 #: Files that a process may hold more at its end than in its first third: pooled connections.
 _FILES = 12
+#: Seconds that an event may be under way before it is sent.
+_UNDER_WAY = 1.0
 #: Samples that make a process old enough to be judged by its files.
 _SAMPLES = 20
 
@@ -92,16 +94,51 @@ class Judge:
     async def dead(self, sqs: Sqs, dlq: Queue) -> None:
         """Every dead task's message is in the DLQ, and every message there has an ended task."""
         letters = Letters("dlq", queue_name="", store=self._store)
-        found: set[str] = set()
         async with Walk(sqs, dlq) as walk:
-            async for batch in letters.of(walk):
-                for letter in batch:
-                    found.add(letter.task_id or "")
-                    if letter.task is not None and letter.task.status not in ENDED:
-                        self._find("forgotten", f"task {letter.task_id} is in the DLQ, not dead")
-        for task_id in self._dead - found:
+            found = [letter async for batch in letters.of(walk) for letter in batch]
+        for letter in found:
+            if letter.task is not None and letter.task.status not in ENDED:
+                self._find("forgotten", f"task {letter.task_id} is in the DLQ, not dead")
+        ids = {letter.task_id or "" for letter in found}
+        for task_id in self._dead - ids:
             self._find("lost", f"task {task_id} is dead, its message is not in the DLQ")
-        self._figures["dlq"] = len(found)
+        self._figures["dlq"] = len(ids)
+
+    def order(self, groups: Mapping[str, Sequence[str]]) -> None:
+        """No run of a task begins once one of a later task of its group has begun."""
+        places = {
+            task_id: (group, place)
+            for group, ids in groups.items()
+            for place, task_id in enumerate(ids)
+        }
+        latest: dict[str, int] = {}
+        for task_id in self._journal.begun():
+            if task_id not in places:
+                continue
+            group, place = places[task_id]
+            if place < latest.get(group, 0):
+                self._find("out of order", f"task {task_id} ran after a later one of {group}")
+            latest[group] = max(place, latest.get(group, 0))
+
+    def reports(self, heard: Mapping[str, Collection[str]], *, killed_at: Sequence[float]) -> None:
+        """
+        Every finally failed task is one error event, and no other task is any.
+
+        Args:
+            heard: The error events of each task.
+            killed_at: When processes were killed: what one had not sent yet went with it.
+        """
+        runs, counts = self._journal.runs(), Counter[str]()
+        for task in self._tasks:
+            events = len(heard.get(task.id, ()))
+            expected = int(_reported(task, runs.get(task.id, ())))
+            if events < expected and _lost(task, killed_at):
+                counts["lost with a killed worker"] += 1
+            elif events != expected:
+                said = f"task {task.id} is {task.status.value} and {events} error events"
+                self._find("reports", f"{said}, not {expected}")
+            counts["heard"] += events
+        self._figures["error events"] = dict(counts)
 
     def queues(
         self, stats: Mapping[str, Mapping[str, int]], *, queue: str, quarantine: str
@@ -141,3 +178,16 @@ class Judge:
         self._kinds[kind] += 1
         if self._kinds[kind] <= _TOLD:
             self._findings.append(f"{kind}: {text}")
+
+
+def _reported(task: Task, runs: Sequence[Run]) -> bool:
+    """Tell whether the end of *task* is an error: one that its handler refused is none."""
+    if task.status is TaskStatus.FAILED:
+        return not any(run.outcome == "steered" and run.said == "Reject" for run in runs)
+    return task.status is TaskStatus.DEAD
+
+
+def _lost(task: Task, killed_at: Sequence[float]) -> bool:
+    """Tell whether a process was killed so soon after the end of *task* that it may be its own."""
+    ended_at = task.ended_at or task.updated_at
+    return any(0 <= moment - ended_at <= _UNDER_WAY for moment in killed_at)

@@ -42,7 +42,10 @@ class Plan:
         concurrency: Messages in hand of each.
         seed: Decides what befalls which call, as far as the calls come in the same order.
         faults: The storm.
+        groups: Groups of a FIFO queue, over which the items are dealt out in turn; 0 for a standard
+            queue.
         kill_seconds: Mean time between two kill -9 of a worker, None for none.
+        outage_seconds: Mean time between two outages of the task store, None for none.
         lose: Share of the runs that return whose result is thrown away.
         storm_seconds: After so long the storm ends although tasks are open.
         patience: Seconds in which everything has to end when the storm is over.
@@ -56,7 +59,9 @@ class Plan:
     concurrency: int = 10
     seed: int = 0
     faults: Sequence[Fault] = STORM
+    groups: int = 0
     kill_seconds: float | None = 3.0
+    outage_seconds: float | None = None
     lose: float = 0.0
     storm_seconds: float = 60.0
     patience: float = 90.0

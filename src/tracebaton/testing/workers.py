@@ -5,6 +5,7 @@ The worker processes of a chaos run.
 import asyncio
 import os
 import random
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -42,6 +43,8 @@ class Workers:
         self.codes: list[int] = []
         #: Open files of each process, a number a second.
         self.files: dict[int, list[int]] = {}
+        #: Moments, in seconds since the epoch, at which one ended that nobody had asked to.
+        self.ended_at: list[float] = []
         self.started = 0
 
     async def start(self) -> None:
@@ -101,6 +104,7 @@ class Workers:
             await child.wait()
             if self._stopping:
                 return
+            self.ended_at.append(time.time())
             if not child.ready.result():
                 await asyncio.sleep(0.5)  # it cannot start: do not spin
             child = await self._begin(number)
