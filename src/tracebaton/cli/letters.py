@@ -6,10 +6,12 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from tracebaton.cli.options import built
 from tracebaton.cli.text import duration, fail, print_json, print_table, rate
 from tracebaton.terminal import printable
 
@@ -44,6 +46,7 @@ Rate = Annotated[
     float | None, typer.Option("--rate", parser=rate, metavar="RATE", help="No faster: 5/s, 100/m.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OneId = Annotated[str, typer.Argument(help="Task or message id, as `list` shows it.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -53,20 +56,26 @@ def commands(kind: "Kind") -> typer.Typer:
     group = typer.Typer(
         help=f"List, show, redrive and purge what lies in the {where}.", no_args_is_help=True
     )
+    one = _Commands(kind, where)
+    filtered, paced = built(choice=_choice), built(choice=_choice, pace=_pace)
+    listing = f"List the messages in the {where}; they stay there."
+    group.command("list", help=listing)(filtered(one.list_))
+    group.command("show", help="Show all there is about one message.")(one.show)
+    sending = "Send messages back to the queue they came from."
+    group.command("redrive", help=sending)(paced(one.redrive))
+    group.command("purge", help="Delete messages for good.")(paced(one.purge))
+    return group
 
-    @group.command("list", help=f"List the messages in the {where}; they stay there.")
-    def list_(
-        type: Types = None,
-        id: Ids = None,
-        reason: Reasons = None,
-        older_than: Older = None,
-        newer_than: Newer = None,
-        limit: Limit = None,
-        as_json: AsJson = False,
-    ) -> None:
-        choice = _choice(type, id, reason, older_than, newer_than)
-        found = _run(lambda: _found(kind, choice, limit))
-        rows = [letter.summary() for letter in found]
+
+@dataclass(frozen=True, slots=True)
+class _Commands:
+    """The commands of one queue."""
+
+    kind: "Kind"
+    where: str
+
+    def list_(self, choice: "Choice", limit: Limit = None, as_json: AsJson = False) -> None:
+        rows = [letter.summary() for letter in _run(lambda: _found(self.kind, choice, limit))]
         if as_json:
             print_json(rows)
         elif rows:
@@ -74,12 +83,8 @@ def commands(kind: "Kind") -> typer.Typer:
         else:
             print("nothing", file=sys.stderr)
 
-    @group.command("show", help="Show all there is about one message.")
-    def show(
-        id: Annotated[str, typer.Argument(help="Task or message id, as `list` shows it.")],
-        as_json: AsJson = False,
-    ) -> None:
-        found = _run(lambda: _found(kind, _choice(None, [id], None, None, None), 1))
+    def show(self, id: OneId, as_json: AsJson = False) -> None:
+        found = _run(lambda: _found(self.kind, _choice(id=[id]), 1))
         if not found:
             raise fail(f"there is no message or task {id}")
         document = found[0].document()
@@ -89,66 +94,41 @@ def commands(kind: "Kind") -> typer.Typer:
         for name, value in document.items():
             print(f"{name.replace('_', ' '):<15} {'' if value is None else printable(value)}")
 
-    @group.command("redrive", help="Send messages back to the queue they came from.")
-    def redrive(
-        type: Types = None,
-        id: Ids = None,
-        reason: Reasons = None,
-        older_than: Older = None,
-        newer_than: Newer = None,
-        limit: Limit = None,
-        pace: Rate = None,
-        dry_run: DryRun = False,
-        as_json: AsJson = False,
-    ) -> None:
-        from tracebaton.queue.clearing import Pace
+    def redrive(self, choice: "Choice", pace: "Pace", as_json: AsJson = False) -> None:
+        tally = _run(lambda: _cleared(self.kind, "redrive", choice, pace, bar=not as_json))
+        _conclude(tally, "redriven", pace, as_json=as_json)
 
-        choice = _choice(type, id, reason, older_than, newer_than)
-        how = Pace(dry_run=dry_run, rate=pace, limit=limit)
-        tally = _run(lambda: _cleared(kind, "redrive", choice, how, bar=not as_json))
-        _conclude(tally, "redriven", how, as_json=as_json)
-
-    @group.command("purge", help="Delete messages for good.")
     def purge(
-        type: Types = None,
-        id: Ids = None,
-        reason: Reasons = None,
-        older_than: Older = None,
-        newer_than: Newer = None,
-        limit: Limit = None,
-        pace: Rate = None,
-        dry_run: DryRun = False,
-        yes: Yes = False,
-        as_json: AsJson = False,
+        self, choice: "Choice", pace: "Pace", yes: Yes = False, as_json: AsJson = False
     ) -> None:
-        from tracebaton.queue.clearing import Pace
-
-        if not (yes or dry_run):
-            _confirm(f"Delete messages of the {where} for good?")
-        choice = _choice(type, id, reason, older_than, newer_than)
-        how = Pace(dry_run=dry_run, rate=pace, limit=limit)
-        tally = _run(lambda: _cleared(kind, "purge", choice, how, bar=not as_json))
-        _conclude(tally, "purged", how, as_json=as_json)
-
-    return group
+        if not (yes or pace.dry_run):
+            _confirm(f"Delete messages of the {self.where} for good?")
+        tally = _run(lambda: _cleared(self.kind, "purge", choice, pace, bar=not as_json))
+        _conclude(tally, "purged", pace, as_json=as_json)
 
 
 def _choice(
-    types: list[str] | None,
-    ids: list[str] | None,
-    reasons: list[str] | None,
-    older_than: float | None,
-    newer_than: float | None,
+    type: Types = None,
+    id: Ids = None,
+    reason: Reasons = None,
+    older_than: Older = None,
+    newer_than: Newer = None,
 ) -> "Choice":
     from tracebaton.queue.letters import Choice
 
     return Choice(
-        types=frozenset(types or ()),
-        ids=frozenset(ids or ()),
-        reasons=frozenset(reasons or ()),
+        types=frozenset(type or ()),
+        ids=frozenset(id or ()),
+        reasons=frozenset(reason or ()),
         older_than=older_than,
         newer_than=newer_than,
     )
+
+
+def _pace(limit: Limit = None, pace: Rate = None, dry_run: DryRun = False) -> "Pace":
+    from tracebaton.queue.clearing import Pace
+
+    return Pace(dry_run=dry_run, rate=pace, limit=limit)
 
 
 def _confirm(question: str) -> None:
