@@ -171,6 +171,27 @@ async def test_a_second_copy_of_a_quarantined_message_goes(bench: Bench) -> None
     assert (bench.count("tasks-quarantine"), len(bench.reports)) == (1, 1)
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["the same message", "another one"])
+async def test_an_unfit_message_with_an_ended_tasks_id(bench: Bench, own: bool) -> None:
+    """A second delivery goes; what only bears the id is kept in quarantine."""
+    bench.handle(never)
+    task = await bench.producer().enqueue("note", Note())
+    (message,) = await bench.take("tasks")
+    owner = message.message_id if own else "another-message"
+    await bench.store.start(task.id, attempt=1, owner=owner)
+    await bench.store.finish(task.id, TaskStatus.SUCCEEDED, attempt=1, result="done")
+    bench.registry = type(bench.registry)()
+    url = bench.local.queue_url("tasks")
+    await bench.sqs.change_visibility(url, [(message.receipt_handle, 0)])
+    async with working(bench.worker(quarantine=bench.quarantine, wait_seconds=0)):
+        await bench.holds(0)
+
+    ended = await bench.store.get(task.id)
+    assert ended is not None
+    assert (ended.status, ended.result) == (TaskStatus.SUCCEEDED, "done")
+    assert bench.count("tasks-quarantine") == (0 if own else 1)
+
+
 async def quarantine_others(bench: Bench) -> None:
     """Run a worker until only the message in our hands is left."""
     worker = bench.worker(quarantine=bench.quarantine, wait_seconds=0, concurrency=1)

@@ -43,8 +43,7 @@ class Unfit:
             task = await self._task(attempt, exc)
         except TracebatonError as failure:
             return await self._kept(attempt, exc, outcome, str(failure.__cause__ or failure))
-        # A dead task's message came back from the DLQ: it is no copy, and must not be lost.
-        if task is not None and task.status in ENDED - {TaskStatus.DEAD}:
+        if task is not None and _settled(task, attempt, exc):
             attempt.became(task.status, counted="duplicate")
             _log.info(EVENT_TASK_DUPLICATE, extra={"fields": {"status": task.status.value}})
             return Verdict("delete")
@@ -141,3 +140,17 @@ class Unfit:
         event_id = self._outcomes.report(attempt, exc, outcome)
         if event_id is not None:
             fields["sentry_event_id"] = event_id
+
+
+def _settled(task: Task, attempt: Attempt, exc: MessageError) -> bool:
+    """
+    Tell whether the message is a copy of one that *task* has ended with.
+
+    Then it was handled, cancelled or moved to quarantine already. A dead task's message came back
+    from the DLQ and must not be lost; nor must another sender's that has the task's id by chance.
+    """
+    if task.status not in ENDED - {TaskStatus.DEAD}:
+        return False
+    if task.owner in (None, attempt.owner):
+        return True
+    return (task.error or {}).get("code") == exc.code
