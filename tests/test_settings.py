@@ -373,6 +373,25 @@ def test_secrets_are_not_in_the_repr() -> None:
     assert "canary" not in repr(Settings.load(environ))
 
 
+def test_a_name_that_is_nearly_ours_is_known_as_such() -> None:
+    """With the nearest name; others' variables, empty ones and the right ones are none."""
+    settings = Settings.load(
+        {
+            "TRACEBATON_CONCURENCY": "5",
+            "TRACEBATON_WHATEVER_ELSE": "1",
+            "TRACEBATON_DRAIN_SECOND": " ",
+            "TRACEBATON_DLQ_SECONDS": "5",
+            "CONCURENCY": "5",
+        }
+    )
+
+    assert settings.unknown == {
+        "TRACEBATON_CONCURENCY": "TRACEBATON_CONCURRENCY",
+        "TRACEBATON_WHATEVER_ELSE": None,
+    }
+    assert Settings.load({}).unknown == {}
+
+
 def test_the_example_lists_every_variable() -> None:
     """A variable in one place only is a bug in the other."""
 

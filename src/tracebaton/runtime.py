@@ -34,6 +34,7 @@ from tracebaton.queue.signature import MessageKeys
 from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
 from tracebaton.queue.upkeep import Upkeep
 from tracebaton.queue.worker import DrainReport, Worker
+from tracebaton.semconv import EVENT_SETTING_UNKNOWN
 from tracebaton.settings import Settings
 from tracebaton.tasks import Registry, TaskStore
 from tracebaton.tasks.sqlite import SqliteTaskStore
@@ -170,6 +171,9 @@ class Runtime:
             pretty=None if chosen is None else chosen == "pretty",
             also=self.telemetry.log_handler,
         )
+        for name, nearest in sorted(self.settings.unknown.items()):
+            fields = {"variable": name, "nearest": nearest}
+            _log.warning(EVENT_SETTING_UNKNOWN, extra={"fields": fields})
 
     def trace_url(self, trace_id: str) -> str | None:
         """Return where a person can look at the trace, None without a viewer."""

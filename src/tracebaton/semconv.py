@@ -157,6 +157,8 @@ EVENT_SERVICE_STARTED: Final = "service.started"
 EVENT_SERVICE_NOT_STARTED: Final = "service.not_started"
 EVENT_API_KEYS_UNREADABLE: Final = "api_keys.unreadable"
 EVENT_JWKS_UNREADABLE: Final = "jwks.unreadable"
+#: A variable that looks like one of ours and that nothing reads.
+EVENT_SETTING_UNKNOWN: Final = "setting.unknown"
 EVENT_TASK_ENQUEUED: Final = "task.enqueued"
 #: The outbox sent what was saved and perhaps never sent, or could not.
 EVENT_TASK_RESENT: Final = "task.resent"

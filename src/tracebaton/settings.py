@@ -8,8 +8,9 @@ values stop the start with one line that names every bad variable.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -20,6 +21,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     field_validator,
 )
@@ -37,6 +39,8 @@ __all__ = [
     "prefer_stable_http_conventions",
 ]
 
+#: What the names of our own variables begin with.
+_OURS = "TRACEBATON_"
 #: The samplers of the OpenTelemetry specification and the rate each stands for; None: the argument.
 SAMPLERS: Mapping[str, float | None] = {
     "always_on": 1.0,
@@ -162,6 +166,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
+    _unknown: Mapping[str, str | None] = PrivateAttr(default_factory=dict)
+
     # OpenTelemetry
     otel_sdk_disabled: bool = Field(False, alias="OTEL_SDK_DISABLED")
     otel_service_name: str | None = Field(None, alias="OTEL_SERVICE_NAME")
@@ -279,7 +285,13 @@ class Settings(BaseModel):
         problems += [text for names, text in settings._contradictions() if not names & bad]
         if problems:
             raise ConfigurationError("; ".join(problems))
+        settings._unknown = _unknown(given)
         return settings
+
+    @property
+    def unknown(self) -> Mapping[str, str | None]:
+        """Return the ``TRACEBATON_`` variables that nothing reads, each with the nearest name."""
+        return self._unknown
 
     @field_validator("otel_traces_sampler")
     @classmethod
@@ -477,6 +489,13 @@ class Settings(BaseModel):
     def store_url(self) -> str:
         """Return the task store's URL, by default a SQLite file in the data folder."""
         return self.store or f"sqlite:///{self.data / 'tasks.db'}"
+
+
+def _unknown(names: Iterable[str]) -> dict[str, str | None]:
+    """Return which of *names* look like ours and are not, each with the name that it is nearest."""
+    known = [str(field.alias) for field in Settings.model_fields.values()]
+    strange = {name for name in names if name.startswith(_OURS)} - set(known)
+    return {name: next(iter(get_close_matches(name, known, 1, 0.8)), None) for name in strange}
 
 
 def _on_loopback(url: str | None) -> bool:

@@ -139,3 +139,16 @@ def test_what_is_wrong_is_said_once(broker: Broker) -> None:
 
     assert (code, len(worker.errors)) == (2, 1)
     assert "TRACEBATON_MAX_ATTEMPTS" in worker.errors[0]
+
+
+def test_a_misspelt_setting_is_said(broker: Broker) -> None:
+    """It does not stop the start, which others' variables must not, and names the right one."""
+    env = broker.env | {"TRACEBATON_CONCURENCY": "7"}
+    with running("worker", "shop:app", env=env, cwd=HERE) as worker:
+        worker.ready()
+        line = worker.wait_for(lambda line: line["event"] == "setting.unknown")
+        code = worker.stop()
+
+    said = (line["level"], line["variable"], line["nearest"])
+    assert said == ("warning", "TRACEBATON_CONCURENCY", "TRACEBATON_CONCURRENCY")
+    assert code == 0
