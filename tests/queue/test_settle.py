@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 import pytest
@@ -265,3 +267,42 @@ async def test_changes_of_visibility_share_a_call() -> None:
         [(entry["ReceiptHandle"], entry["VisibilityTimeout"]) for entry in request["Entries"]]
         for request in changes
     ] == [[("a", 5), ("b", 0), ("d", 43_000)]]
+
+
+async def test_no_ack_is_lost_however_they_come(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """
+    In bursts of any size, while entries and calls fail: each is deleted, and told so.
+
+    The long form is ``--cases 10000``.
+    """
+    monkeypatch.setattr(settle, "_PAUSE", 0.001)
+    chance, lock = Random(3), threading.Lock()
+    deleted: Counter[str] = Counter()
+
+    def answer(action: str, request: dict[str, Any]) -> Any:
+        with lock:
+            if chance.random() < 0.1:
+                return 503, "ServiceUnavailable"
+            entries = request["Entries"]
+            bad = [one["Id"] for one in entries if chance.random() < 0.2]
+            deleted.update(one["ReceiptHandle"] for one in entries if one["Id"] not in bad)
+        return failed(*bad, code="InternalError", sender=False)
+
+    count: int = request.config.getoption("--cases") or 1_000
+    bursts = Random(4)
+    async with scripted(answer) as (_, make):
+        settler, acks = make(), []
+        while len(acks) < count:
+            for _ in range(bursts.randint(1, 25)):
+                acks.append(asyncio.create_task(settler.ack(f"h{len(acks)}")))
+            for _ in range(bursts.randint(0, 3)):
+                await asyncio.sleep(0)
+        confirmed = await asyncio.gather(*acks)
+
+    # Eight tries of an entry may all fail; then the caller is told so.
+    told = {f"h{number}" for number, ok in enumerate(confirmed) if ok}
+    assert told == set(deleted)
+    assert set(deleted.values()) == {1}
+    assert len(told) >= count - 2
