@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from tracebaton.cli import chaos, doctor, keys, letters, schema, serve, tasks, trace
+from tracebaton.cli import bench, chaos, doctor, keys, letters, schema, serve, tasks, trace
 from tracebaton.errors import ConfigurationError, TracebatonError
 
 __all__ = ["main"]
@@ -29,6 +29,7 @@ command.command("trace")(trace.trace)
 command.command("viewer")(serve.viewer)
 command.command("doctor")(doctor.doctor)
 command.command("chaos")(chaos.chaos)
+command.command("bench")(bench.bench)
 command.command("chaos-worker", hidden=True)(chaos.chaos_worker)
 command.add_typer(keys.command, name="keys")
 command.add_typer(letters.commands("dlq"), name="dlq")
