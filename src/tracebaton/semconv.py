@@ -166,6 +166,8 @@ EVENT_TASK_NOT_RESENT: Final = "task.not_resent"
 #: A running task waits again: the lease of its worker ran out.
 EVENT_TASK_REAPED: Final = "task.reaped"
 EVENT_TASK_STARTED: Final = "task.started"
+#: How far a handler is: at most one a second of each attempt, and 100.
+EVENT_TASK_PROGRESS: Final = "task.progress"
 EVENT_TASK_SUCCEEDED: Final = "task.succeeded"
 EVENT_TASK_RETRIED: Final = "task.retried"
 EVENT_TASK_FAILED: Final = "task.failed"

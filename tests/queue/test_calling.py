@@ -130,6 +130,31 @@ async def test_a_message_is_a_line(bench: Bench) -> None:
     assert history == [(1, "x" * (MESSAGE_LIMIT - 1) + "…"), (2, "?")]
 
 
+async def test_progress_is_a_log_line(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One a second, and the last percent whenever it comes."""
+    clock = [0.0]
+    monkeypatch.setattr("tracebaton.tasks.progress.monotonic", lambda: clock[0])
+
+    async def handler(note: Note) -> None:
+        for second, percent in ((0, 10), (0.9, 20), (1.1, 30), (1.2, 100), (1.3, 100)):
+            clock[0] = second
+            await progress(percent, f"at {second}")
+
+    bench.handle(handler)
+    with caplog.at_level("INFO", "tracebaton.worker"):
+        await ran(bench)
+    lines = [vars(record) for record in caplog.records if record.message == "task.progress"]
+
+    assert [line["fields"] for line in lines] == [
+        {"percent": 10, "message": "at 0"},
+        {"percent": 30, "message": "at 1.1"},
+        {"percent": 100, "message": "at 1.2"},
+        {"percent": 100, "message": "at 1.3"},
+    ]
+
+
 async def test_a_store_that_is_away_fails_no_handler(
     bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,17 +7,21 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import Any, Final
 
 from opentelemetry import context as otel
 
 from tracebaton.errors import TracebatonError
-from tracebaton.semconv import EVENT_TASK_STORE_FAILED
+from tracebaton.events import say
+from tracebaton.semconv import EVENT_TASK_PROGRESS, EVENT_TASK_STORE_FAILED
 
 __all__ = ["MESSAGE_LIMIT", "progress", "reporting"]
 
 #: Characters of a message that are kept: it is a line on somebody's screen.
 MESSAGE_LIMIT: Final = 500
+#: Seconds between two log lines of one attempt; a handler may report at each row of a file.
+LINE_EVERY: Final = 1.0
 
 _KEY = otel.create_key("tracebaton-progress")
 _log = logging.getLogger("tracebaton.worker")
@@ -33,7 +37,8 @@ def progress(percent: float, message: str | None = None) -> Awaitable[None]:
     Await it in an ``async def`` handler to go on when it is written; in a ``def`` handler the call
     alone is enough. Calls without await are written in order, as fast as the task store takes them:
     one that is overtaken by a later one is skipped. Outside a task nothing happens, and a store
-    that is away fails no handler.
+    that is away fails no handler. What was written is also a log line, ``task.progress``: one a
+    second at most, and 100 in any case.
 
     Args:
         percent: Taken to the nearest whole number from 0 to 100. It never falls within an attempt.
@@ -88,6 +93,7 @@ class _Reporter:
         self._loop = asyncio.get_running_loop()
         self._latest: tuple[int, str | None] | None = None
         self._writer: asyncio.Task[None] | None = None
+        self._said = -math.inf
         self.open = True
 
     def report(self, percent: int, message: str | None) -> Awaitable[None]:
@@ -121,9 +127,16 @@ class _Reporter:
             self._latest = None
             try:
                 await self._write(percent, message)
+                self._say(percent, message)
             except TracebatonError as exc:
                 fields = {"code": exc.code, "reason": str(exc.__cause__ or exc)}
                 _log.warning(EVENT_TASK_STORE_FAILED, extra={"fields": fields})
+
+    def _say(self, percent: int, message: str | None) -> None:
+        now = monotonic()
+        if percent == 100 or now - self._said >= LINE_EVERY:
+            self._said = now
+            say(_log, EVENT_TASK_PROGRESS, {"percent": percent, "message": message})
 
 
 def _cut(message: str) -> str:
