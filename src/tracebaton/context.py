@@ -174,8 +174,9 @@ def span_attributes(store: RequestStore) -> dict[str, Any]:
         known[TASK_ID] = store.task_id
     if store.attempt is not None:
         known[TASK_ATTEMPT] = store.attempt
-    for name, value in custom_fields(store).items():
-        known[STORE_PREFIX + name] = value
+    if type(store) is not RequestStore:
+        for name, value in custom_fields(store).items():
+            known[STORE_PREFIX + name] = value
     return known
 
 

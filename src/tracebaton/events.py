@@ -21,16 +21,26 @@ _HANDLE, _CALL_HANDLERS = logging.Logger.handle, logging.Logger.callHandlers
 
 
 def say(
-    log: logging.Logger, event: str, fields: Mapping[str, Any], *, level: int = logging.INFO
+    log: logging.Logger,
+    event: str,
+    fields: Mapping[str, Any],
+    *,
+    level: int = logging.INFO,
+    clean: bool = False,
 ) -> None:
-    """Log *event* with *fields*, as ``log.log(level, event, extra={"fields": fields})`` does."""
+    """
+    Log *event* with *fields*, as ``log.log(level, event, extra={"fields": fields})`` does.
+
+    Args:
+        clean: The *fields* are JSON data without secrets already.
+    """
     if not log.isEnabledFor(level):
         return
     if logging.getLogRecordFactory() is not logging.LogRecord:  # somebody adds to each record
         log.log(level, event, extra={"fields": fields})
         return
     said = _direct(log, level)
-    if said is None or not said(log.name, event, level, fields):
+    if said is None or not said(log.name, event, level, fields, clean):
         log.handle(_record(log, event, level, fields))
 
 

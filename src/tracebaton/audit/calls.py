@@ -18,7 +18,7 @@ from opentelemetry import trace
 
 from tracebaton.audit.summary import Parameters, summary
 from tracebaton.events import say
-from tracebaton.redaction import redact_value
+from tracebaton.redaction import redact_text, redact_value
 from tracebaton.semconv import EVENT_AUDIT_CALL, EVENT_AUDIT_ERROR, EVENT_AUDIT_SUCCESS
 
 __all__ = ["AUDITED", "Method"]
@@ -54,7 +54,7 @@ class Method:
             function: Whose kind and parameters the wrapper has.
             always: Each call comes from outside: the object itself calls another one.
         """
-        self.service = service
+        self.service = redact_text(service)
         self.name = name
         self._function = function
         self._always = always
@@ -81,8 +81,9 @@ class Method:
             receiver = object()
         elif _inside.get() is receiver:
             return _Unheard(self, receiver)
-        if _is_heard():
-            _tell(EVENT_AUDIT_CALL, self, {"arguments": self._parameters.summary(args, kwargs)})
+        if (span := _heard()) is not None:
+            said = {"arguments": self._parameters.summary(args, kwargs)}
+            _tell(EVENT_AUDIT_CALL, self, said, span)
         return Call(self, receiver)
 
 
@@ -134,7 +135,8 @@ class Call:
 
     def succeeded(self, result: Any = None, *, closed: bool = False) -> None:
         """Tell that the call is over and what came of it."""
-        if not _is_heard():
+        span = _heard()
+        if span is None:
             return
         said: dict[str, Any] = {"duration_ms": self._duration()}
         if self.steps:
@@ -142,7 +144,7 @@ class Call:
         if closed:
             said["closed"] = True
         said["result"] = summary(self._method.name, result)
-        _tell(EVENT_AUDIT_SUCCESS, self._method, said)
+        _tell(EVENT_AUDIT_SUCCESS, self._method, said, span)
 
     def failed(self, exc: BaseException) -> None:
         """Tell that the call raised *exc*; the stack is the caller's to report."""
@@ -151,7 +153,8 @@ class Call:
             "error_type": type(exc).__qualname__,
             "error": str(redact_value("error", exc))[:_MESSAGE],
         }
-        _tell(EVENT_AUDIT_ERROR, self._method, said, level=logging.WARNING)
+        span = trace.get_current_span()
+        _tell(EVENT_AUDIT_ERROR, self._method, said, span, level=logging.WARNING)
 
     def _duration(self) -> float:
         return round((time.perf_counter() - self._started) * 1000, 3)
@@ -169,27 +172,37 @@ class _Unheard(Call):
         """Say nothing."""
 
 
-def _is_heard() -> bool:
-    return _log.isEnabledFor(logging.INFO) or trace.get_current_span().is_recording()
+def _heard() -> trace.Span | None:
+    """Return the current span where it or the log listens."""
+    span = trace.get_current_span()
+    return span if _log.isEnabledFor(logging.INFO) or span.is_recording() else None
 
 
 def _tell(
-    event: str, method: Method, said: Mapping[str, Any], *, level: int = logging.INFO
+    event: str,
+    method: Method,
+    said: Mapping[str, Any],
+    span: trace.Span,
+    *,
+    level: int = logging.INFO,
 ) -> None:
-    """Write *event* to the current span and to the log."""
+    """Write *event* to the current *span* and to the log; what is *said* has no secrets."""
     fields = {"service": method.service, "method": method.name, **said}
-    span = trace.get_current_span()
     if span.is_recording():
         span.add_event(event, _flat(fields))
-    say(_log, event, fields, level=level)
+    say(_log, event, fields, level=level, clean=True)
 
 
 def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *fields* as span attributes, which do not nest."""
-    flat = {key: value for key, value in fields.items() if key != "arguments"}
-    for name, value in fields.get("arguments", {}).items():
-        flat[f"argument.{name}"] = value
-    return {key: "None" if value is None else value for key, value in flat.items()}
+    """Return *fields* as span attributes, which neither nest nor are None."""
+    flat = {}
+    for key, value in fields.items():
+        if key == "arguments":
+            for name, argument in value.items():
+                flat[f"argument.{name}"] = "None" if argument is None else argument
+        else:
+            flat[key] = "None" if value is None else value
+    return flat
 
 
 def _plain(method: Method, resolve: Resolve) -> Callable[..., Any]:

@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from itertools import islice
 from types import NoneType
 from typing import Any, Final
 from uuid import UUID
 
-from tracebaton.redaction import MASK, is_sensitive, redact_text, redact_value
+from tracebaton.redaction import MASK, is_clean, is_sensitive, redact_text, redact_value
 
 __all__ = ["Parameters", "summary"]
 
@@ -29,8 +30,8 @@ _KEY: Final = 40
 _SHOWN: Final = ("id", "type", "status", "state", "kind", "mode", "method", "currency", "locale")
 _SHOWN_NAME: Final = re.compile(rf"(?:.*_)?(?:{'|'.join(_SHOWN)})")
 _IDENTIFIER: Final = re.compile(r"[\w.:\-]{1,64}", re.ASCII)
-#: Python's own values that are short whatever they hold.
-_SCALARS: Final = (NoneType, bool, float, date, datetime, time, timedelta, UUID)
+#: Python's own values that are short whatever they hold, or are cut.
+_SCALARS: Final = frozenset({NoneType, bool, int, float, date, datetime, time, timedelta, UUID})
 _SIZED: Final = (str, bytes, bytearray, list, tuple, set, frozenset, deque)
 
 
@@ -71,11 +72,11 @@ def summary(name: str, value: Any) -> Any:
     Raises nothing and costs the same however large *value* is.
     """
     kind = type(value)
-    if kind in _SCALARS or kind is int:
-        return redact_value(name, value)
+    if kind in _SCALARS:
+        return value if is_clean(name, value) else redact_value(name, value)
     if is_sensitive(name):
         return MASK
-    if kind is str and len(value) <= 64 and _SHOWN_NAME.fullmatch(name):
+    if kind is str and len(value) <= 64 and _is_shown(name):
         return redact_text(value) if _IDENTIFIER.fullmatch(value) else _sized(str, value)
     if issubclass(kind, dict):
         return _keys(kind, value)
@@ -83,6 +84,11 @@ def summary(name: str, value: Any) -> Any:
         if issubclass(kind, sized):
             return _sized(sized, value, kind)
     return str(value) if kind is Decimal and len(value.as_tuple().digits) < 40 else _called(kind)
+
+
+@lru_cache(maxsize=1024)
+def _is_shown(name: str) -> bool:
+    return _SHOWN_NAME.fullmatch(name) is not None
 
 
 def _sized(base: type, value: Any, kind: type | None = None) -> str:

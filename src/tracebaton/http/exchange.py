@@ -6,8 +6,8 @@ write the same one, so that none of them has to wrap the app twice to learn what
 """
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from opentelemetry import context as otel
@@ -24,7 +24,7 @@ from tracebaton.semconv import (
     X_REQUEST_ID,
 )
 
-__all__ = ["Exchange", "correlation_id_of", "exchange_in", "exchange_of", "headers_too_large"]
+__all__ = ["Exchange", "exchange_in", "exchange_of", "read_headers"]
 
 #: Where the exchange stands in the scope.
 _KEY: Final = "tracebaton.exchange"
@@ -40,6 +40,21 @@ STARTS: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 )
 _BODIES: Final = frozenset({"http.response.body", "websocket.http.response.body"})
+
+
+class Headers(NamedTuple):
+    """
+    What a request's headers say to us.
+
+    Attributes:
+        correlation_id: The id the caller sent, None where there is no valid one or several.
+        too_large: Whether they are over the limit together.
+        garbled: Whether one of them may be no UTF-8 and no Python escape either.
+    """
+
+    correlation_id: str | None = None
+    too_large: bool = False
+    garbled: bool = False
 
 
 class Exchange:
@@ -63,6 +78,8 @@ class Exchange:
         failure: The exception that was told, and what it means.
         escaped: What left the app, on its way past the instrumentation to the server.
         unsent: What the server raised because nobody is there to send to.
+        too_large: Whether the request's headers are over the limit together.
+        garbled: Whether one of them may be neither UTF-8 nor a Python escape.
     """
 
     __slots__ = (
@@ -81,6 +98,7 @@ class Exchange:
         "entered",
         "escaped",
         "failure",
+        "garbled",
         "handled",
         "kind",
         "logged",
@@ -91,11 +109,14 @@ class Exchange:
         "route",
         "span",
         "status",
+        "too_large",
         "unsent",
     )
 
-    def __init__(self, scope: Scope, *, route: str | None) -> None:
+    def __init__(self, scope: Scope, *, route: str | None, headers: Headers | None = None) -> None:
         """Begin with *scope*, in the context that is current now."""
+        self.too_large = headers is not None and headers.too_large
+        self.garbled = headers is not None and headers.garbled
         self.kind: str = scope["type"]
         # A WebSocket begins as a GET (RFC 6455, 4.1) and ASGI does not say so.
         self.method: str = scope.get("method", "GET")
@@ -223,16 +244,22 @@ def exchange_in(scope: Scope) -> Exchange:
     return exchange
 
 
-def correlation_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """Return the id the caller sent, None where there is no valid one or several."""
-    pairs = list(headers)
+def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Return what *headers* say to us; they are looked through once."""
+    size, garbled = 0, False
+    given: dict[bytes, set[bytes]] = {}
+    for name, value in headers:
+        size += len(name) + len(value)
+        if name in _ID_HEADERS:
+            given.setdefault(name, set()).add(value)
+        if b"\\" in value and not value.isascii():
+            garbled = True
+    return Headers(_correlation_id(given) if given else None, size > HEADER_LIMIT, garbled)
+
+
+def _correlation_id(given: Mapping[bytes, set[bytes]]) -> str | None:
     for name in _ID_HEADERS:
-        values = {value for key, value in pairs if key == name}
-        if len(values) == 1 and (found := valid_correlation_id(values.pop().decode("latin-1"))):
+        values = given.get(name, set())
+        if len(values) == 1 and (found := valid_correlation_id(min(values).decode("latin-1"))):
             return found
     return None
-
-
-def headers_too_large(scope: Scope) -> bool:
-    """Tell whether the request's headers are over the limit together."""
-    return sum(len(key) + len(value) for key, value in scope["headers"]) > HEADER_LIMIT

@@ -23,7 +23,7 @@ from starlette.websockets import WebSocketDisconnect
 from tracebaton import problems
 from tracebaton.errors import HeadersTooLarge
 from tracebaton.http.answers import http_outcome, problem_document, problem_response
-from tracebaton.http.exchange import Exchange, exchange_of, headers_too_large
+from tracebaton.http.exchange import Exchange, exchange_of
 from tracebaton.problems import Outcome, Reporter
 from tracebaton.semconv import ERROR_TYPE, EVENT_HTTP_ERROR, EVENT_TELEMETRY_FAILED
 
@@ -182,7 +182,7 @@ class ErrorLayer:
             await send(message)
 
         try:
-            if headers_too_large(scope):
+            if exchange.too_large:
                 raise HeadersTooLarge
             await self.app(scope, receive, telling)
         except Exception as exc:

@@ -57,7 +57,8 @@ def _matches(routes: Iterable[BaseRoute], scope: Scope) -> Iterator[tuple[Match,
         except Exception:  # a user's convertor; the router will raise it where errors are told
             return
         if match is not Match.NONE:
-            yield match, route, {**scope, **child}
+            # What is below a mount sees what the mount adds; nobody else does.
+            yield match, route, {**scope, **child} if isinstance(route, Mount | Host) else scope
 
 
 def _flat(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:

@@ -26,7 +26,7 @@ from tracebaton.http.exchange import STARTS, exchange_in
 from tracebaton.http.failures import Failures, mark_failed
 from tracebaton.http.routes import nested_apps
 from tracebaton.redaction import MASK
-from tracebaton.semconv import HTTP_ROUTE, HTTP_TARGET, URL_ATTRIBUTES, URL_QUERY
+from tracebaton.semconv import CORRELATION_ID, HTTP_ROUTE, HTTP_TARGET, URL_ATTRIBUTES, URL_QUERY
 
 __all__ = ["SpanLayer", "instrumentation", "readable", "request_instrumentation", "span_details"]
 
@@ -139,8 +139,6 @@ def readable(scope: Scope) -> Scope:
     What is no UTF-8 it reads as Python escapes, and where those are none it raises.
     """
     headers = scope["headers"]
-    if not any(b"\\" in value and not value.isascii() for _, value in headers):
-        return scope
     clean = [(name, _as_utf8(value)) for name, value in headers]
     return {**scope, "headers": clean, _RAW: headers}
 
@@ -174,7 +172,9 @@ class SpanLayer:
         exchange.span = span
         ids = span.get_span_context()
         store = bind_trace(format_trace_id(ids.trace_id) if ids.is_valid else None)
-        span.set_attributes(span_attributes(store))
+        known = getattr(span, "attributes", None)
+        if not known or known.get(CORRELATION_ID) != store.correlation_id:  # no pipeline of ours
+            span.set_attributes(span_attributes(store))
         if scope.get("query_string"):
             _hide_query(span)
 

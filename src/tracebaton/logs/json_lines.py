@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
+from opentelemetry import context as otel
 from opentelemetry import trace
 from pydantic_core import PydanticSerializationError, to_json
 
-from tracebaton.context import current
+from tracebaton.context import in_context
 from tracebaton.logs.fields import LEVELS, OF_A_SERVICE, log_fields, timestamp
 from tracebaton.redaction import redact_mapping, redact_text
 from tracebaton.semconv import LOG_FIELDS, SERVICE_NAME
@@ -38,15 +39,27 @@ class JsonFormatter(logging.Formatter):
         except PydanticSerializationError:  # it does not know lone surrogates
             return json.dumps(fields, separators=(",", ":"))
 
-    def line(self, logger: str, event: str, level: int, fields: Mapping[str, Any]) -> str | None:
+    def line(
+        self,
+        logger: str,
+        event: str,
+        level: int,
+        fields: Mapping[str, Any],
+        *,
+        clean: bool = False,
+    ) -> str | None:
         """
         Return the line of an event that happens now, as `format()` would of its record.
 
         Most lines are such events, and this takes half the time: no record, no dict of all fields,
         and what is the same each time is written once. None where only `format()` can tell.
+
+        Args:
+            clean: The *fields* are JSON data without secrets already.
         """
-        store, span = current(), trace.get_current_span().get_span_context()
-        own = redact_mapping(fields) if fields else {}
+        here = otel.get_current()
+        store, span = in_context(here), trace.get_current_span(here).get_span_context()
+        own = dict(fields) if clean else redact_mapping(fields)
         service = self._service
         if event in OF_A_SERVICE and "service" in own:
             service, own[SERVICE_NAME] = own.pop("service"), service

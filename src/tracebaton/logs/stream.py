@@ -25,7 +25,9 @@ class Lines(logging.StreamHandler[TextIO]):
         except Exception as exc:  # logging is an edge: it never raises into its caller
             self._give_up(exc)
 
-    def said(self, logger: str, event: str, level: int, fields: Mapping[str, Any]) -> bool:
+    def said(
+        self, logger: str, event: str, level: int, fields: Mapping[str, Any], clean: bool
+    ) -> bool:
         """
         Write an event that no record is made of, and tell whether that was possible.
 
@@ -35,7 +37,7 @@ class Lines(logging.StreamHandler[TextIO]):
         if type(formatter) is not JsonFormatter:
             return False
         try:
-            line = formatter.line(logger, event, level, fields)
+            line = formatter.line(logger, event, level, fields, clean=clean)
             if line is None:
                 return False
             with self.lock or nullcontext():

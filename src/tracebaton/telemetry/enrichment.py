@@ -75,6 +75,11 @@ class SpanPipeline(SpanProcessor):
         """Set the *sinks*, which see spans in this order."""
         self._sinks = tuple(sinks)
         self._all_present = all(getattr(sink, "presents", False) for sink in self._sinks)
+        self._starts = tuple(
+            sink.on_start
+            for sink in self._sinks
+            if type(sink).on_start is not SpanProcessor.on_start  # which does nothing
+        )
 
     @property
     def feeds(self) -> bool:
@@ -83,7 +88,7 @@ class SpanPipeline(SpanProcessor):
 
     def retire(self) -> None:
         """Hand nothing on from now on: a provider that is not ours outlives its pipelines."""
-        self._sinks = ()
+        self._sinks = self._starts = ()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Write the store's ids and Sentry's op to *span*."""
@@ -91,13 +96,15 @@ class SpanPipeline(SpanProcessor):
         if store.correlation_id is None and _is_local_root(parent_context):
             trace_id = format_trace_id(span.get_span_context().trace_id)
             store = bind_trace(trace_id, parent_context)
-        attributes = dict_of(span.attributes)
         changes = span_attributes(store)
-        if SENTRY_OP not in attributes:
+        attributes = dict_of(span.attributes)
+        if not attributes:
+            changes[SENTRY_OP] = _UNKNOWN
+        elif SENTRY_OP not in attributes:
             changes[SENTRY_OP] = sentry_op(span.kind, attributes)
         span.set_attributes(changes)
-        for sink in self._sinks:
-            sink.on_start(span, parent_context)
+        for start in self._starts:
+            start(span, parent_context)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Hand *span* on, without secrets to whoever does not mask it himself."""

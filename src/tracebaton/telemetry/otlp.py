@@ -8,9 +8,8 @@ interval, and a stop has a deadline.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from tracebaton.telemetry.connections import REASONS, Connections, OwnHeaders, silence
@@ -119,9 +118,6 @@ class SpanExport(SpanProcessor):
     def unsent(self) -> int:
         """Return how many spans the destination did not take, lost and waiting ones."""
         return self._ledger.unsent
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Do nothing: a span is sent when it ends."""
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a sampled span; in a full queue the batch lets go of its oldest."""

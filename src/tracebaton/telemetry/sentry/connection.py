@@ -240,7 +240,9 @@ class Sentry:
         header = self.members.header(root.context, unit.node, root)
         event["contexts"]["trace"]["dynamic_sampling_context"] = header
         self._held.take_out(event, hint)
-        return mask_event(event)
+        masked = mask_event(event)
+        self._held.take_plain(masked, hint)
+        return masked
 
     def _before_send(self, event: Any, hint: Mapping[str, Any]) -> Any:
         """Drop the second event of one exception object in one trace; link the first."""

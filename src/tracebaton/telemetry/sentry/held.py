@@ -5,7 +5,7 @@ Its serialiser would walk and copy each value of them once more, which was most 
 cost. They are taken out when all event processors have seen the whole and put back behind it.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ _PLAIN: Final = frozenset(
     | {"status", "origin", "hash"}
 )
 _MOMENTS: Final = ("start_timestamp", "timestamp")
+#: What the SDK looks at between its serialiser and the envelope.
+_READ: Final = frozenset({"type", "event_id", "contexts", "spans", "sdk"})
 
 
 class Held:
@@ -38,19 +40,34 @@ class Held:
         """Move what came from spans out of the *event* into its *hint*."""
         contexts = event["contexts"]
         held = {name: contexts.pop(name) for name in _CONTEXTS if name in contexts}
-        hint[_HINT] = held, [_child(span) for span in event["spans"]]
+        hint[_HINT] = {}, held, [_child(span) for span in event["spans"]]
         event["spans"] = [{} for _ in event["spans"]]  # the SDK counts a missing one as dropped
         if self._sdk:
             event.setdefault("sdk", {})
 
+    def take_plain(self, event: dict[str, Any], hint: dict[str, Any]) -> None:
+        """Move what else of the masked *event* is plain text or a moment into its *hint* too."""
+        held = hint[_HINT][0]
+        for key in [key for key in event if key not in _READ]:
+            value = event[key]
+            if type(value) is str or (type(value) is dict and _is_text(value)):
+                held[key] = event.pop(key)
+            elif key in _MOMENTS and isinstance(value, datetime):
+                held[key] = _moment(event.pop(key))
+
     def put_back(self, event: Any, hint: dict[str, Any]) -> Any:
         """Return the serialised *event* with what `take_out()` took."""
         if _HINT in hint:
-            contexts, spans = hint.pop(_HINT)
+            plain, contexts, spans = hint.pop(_HINT)
+            event = {**event, **plain}
             event["contexts"] = {**event.get("contexts", {}), **contexts}
             event["spans"] = spans
             event["sdk"] = self._sdk = event.get("sdk") or self._sdk
         return event
+
+
+def _is_text(values: Mapping[str, Any]) -> bool:
+    return all(type(key) is type(value) is str for key, value in values.items())
 
 
 def _child(span: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
