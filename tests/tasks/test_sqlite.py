@@ -5,15 +5,17 @@ import json
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable
-from contextlib import closing
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tracebaton.errors import StoreUnavailable
 from tracebaton.tasks import Task, TaskQuery, TaskStatus
-from tracebaton.tasks.sqlite import SqliteTaskStore
+from tracebaton.tasks.sqlite import SqliteTaskStore, database
 from tracebaton.tasks.sqlite.migrations import MIGRATIONS
 
 Queued = Callable[..., Task]
@@ -63,6 +65,111 @@ async def test_a_failure_inside_undoes_the_whole(tmp_path: Path, queued: Queued)
 
     assert task is not None
     assert (task.status, task.changes) == ("queued", 1)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock that every write needs, as another process would."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+async def waiting(
+    store: SqliteTaskStore, *changes: Awaitable[Any], told: list[str] | None = None
+) -> list["asyncio.Future[Any]"]:
+    """Start the first of *changes*, and the others when that one waits for the lock."""
+    statements: list[str] = [] if told is None else told
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def begins(statement: str) -> None:
+        statements.append(statement)
+        if statement == "BEGIN IMMEDIATE":
+            loop.call_soon_threadsafe(begun.set)
+
+    await store.check()
+    assert store._database._connection is not None
+    store._database._connection.set_trace_callback(begins)
+    first, *others = changes
+    started = [asyncio.ensure_future(first)]
+    await asyncio.wait_for(begun.wait(), 10)
+    started += map(asyncio.ensure_future, others)
+    await asyncio.sleep(0)
+    return started
+
+
+async def test_writes_that_wait_share_a_commit(tmp_path: Path, queued: Queued) -> None:
+    """While one waits for the lock others come: all of those are done by one transaction."""
+    path = tmp_path / "tasks.db"
+    store = SqliteTaskStore(path)
+    await store.check()
+    statements: list[str] = []
+    with locked(path):
+        creating = [store.create(queued(f"t-{n}")) for n in range(20)]
+        changes = await waiting(store, *creating, told=statements)
+    await asyncio.gather(*changes)
+    found = [await store.get(f"t-{n}") for n in range(20)]
+    await store.close()
+
+    assert [task.id for task in found if task is not None] == [f"t-{n}" for n in range(20)]
+    assert statements.count("COMMIT") == 2
+
+
+async def test_one_that_fails_takes_no_other_along(tmp_path: Path, queued: Queued) -> None:
+    """A task that is there already, among many that wait: each has its own outcome."""
+    path = tmp_path / "tasks.db"
+    store = SqliteTaskStore(path)
+    await store.create(queued("t-3"))
+    with locked(path):
+        changes = await waiting(store, *(store.create(queued(f"t-{n}")) for n in range(8)))
+    outcomes = await asyncio.gather(*changes, return_exceptions=True)
+    found = [await store.get(f"t-{n}") for n in range(8)]
+    await store.close()
+
+    assert [type(one) for one in outcomes] == [
+        StoreUnavailable if n == 3 else type(None) for n in range(8)
+    ]
+    assert all(task is not None and task.changes == 1 for task in found)
+
+
+async def test_who_is_cancelled_before_his_turn_changes_nothing(
+    tmp_path: Path, queued: Queued
+) -> None:
+    """The others' writes are done."""
+    path = tmp_path / "tasks.db"
+    store = SqliteTaskStore(path)
+    await store.check()
+    with locked(path):
+        first, second, third = await waiting(store, *(store.create(queued(n)) for n in "abc"))
+        second.cancel()
+    await asyncio.gather(first, third)
+    found = [await store.get(n) for n in "abc"]
+    await store.close()
+
+    assert second.cancelled()
+    assert [task is not None for task in found] == [True, False, True]
+
+
+async def test_a_lock_that_is_never_given_up_fails_all_who_wait(
+    tmp_path: Path, queued: Queued, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together, and not each after a wait of its own."""
+    monkeypatch.setattr(database, "_BUSY_MS", 200)
+    path = tmp_path / "tasks.db"
+    store = SqliteTaskStore(path)
+    await store.check()
+    with locked(path):
+        begun = time.monotonic()
+        changes = await waiting(store, *(store.create(queued(f"t-{n}")) for n in range(40)))
+        outcomes = await asyncio.gather(*changes, return_exceptions=True)
+        seconds = time.monotonic() - begun
+    await store.create(queued())
+    await store.close()
+
+    assert {type(one) for one in outcomes} == {StoreUnavailable}
+    assert seconds < 3
 
 
 #: The tables as the first version made them.

@@ -6,15 +6,15 @@ disk and a process never races itself. Between processes SQLite's own lock decid
 go on while one writes (https://sqlite.org/wal.html).
 """
 
-import asyncio
 import sqlite3
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from tracebaton.errors import StoreUnavailable
 from tracebaton.tasks.sqlite.migrations import MIGRATIONS
+from tracebaton.tasks.sqlite.turns import Job, Outcome, Turns
 
 __all__ = ["Database"]
 
@@ -31,50 +31,84 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracebaton-tasks")
+        self._turns = Turns("tracebaton-tasks", self._done)
         self._connection: sqlite3.Connection | None = None
 
     async def read(
         self, work: Work[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
         """Run *work* on the connection."""
-        return await self._run(lambda: work(self._connected(), *args, **kwargs))
+        call = partial(self._call, work, *args, **kwargs)
+        result: Result = await self._turns.run(call, writes=False)
+        return result
 
     async def write(
         self, work: Work[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
-        """Run *work* in a transaction: all of it happens, or nothing."""
+        """
+        Run *work* in a transaction: all of it happens, or nothing.
 
-        def transaction() -> Result:
-            connection = self._connected()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                result = work(connection, *args, **kwargs)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-            return result
-
-        return await self._run(transaction)
+        The transaction may be shared with other writes that wait; each happens whole or not at all.
+        """
+        call = partial(self._call, work, *args, **kwargs)
+        result: Result = await self._turns.run(call, writes=True)
+        return result
 
     async def close(self) -> None:
         """Close the connection and end the thread."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
-        self._thread.shutdown()
+        await self._turns.close(self._disconnect)
 
-    async def _run(self, call: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, call)
+    def _call(
+        self, work: Work[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        return work(self._connected(), *args, **kwargs)
 
-    def _guarded(self, call: Callable[[], Result]) -> Result:
+    def _done(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Do *jobs*, the writes first and by one commit, and return their outcomes."""
+        writes = [job for job in jobs if job.writes]
+        told: dict[Job, Outcome] = {}
+        if len(writes) > 1:
+            told = self._together(writes)
+        for job in sorted(jobs, key=lambda job: not job.writes):
+            if job not in told:
+                told[job] = self._alone(job)
+        return [told[job] for job in jobs]
+
+    def _together(self, writes: Sequence[Job]) -> dict[Job, Outcome]:
+        """Return the outcomes of *writes*; none where one of them failed, and nothing is done."""
         try:
-            return call()
+            results = self._transaction(lambda: [job.work() for job in writes])
+        except (sqlite3.OperationalError, OSError) as exc:  # not one by one: each would wait again
+            return {job: self._away(exc) for job in writes}
+        except Exception:  # whose fault it is shows when each is done alone
+            return {}
+        return {job: (result, None) for job, result in zip(writes, results, strict=True)}
+
+    def _alone(self, job: Job) -> Outcome:
+        try:
+            return (self._transaction(job.work) if job.writes else job.work()), None
         except (sqlite3.Error, OSError) as exc:
-            self._disconnect()  # the next call starts afresh, so that a repaired file is found
-            raise StoreUnavailable(
-                "The task store cannot be reached. Try again in a moment."
-            ) from exc
+            return self._away(exc)
+        except Exception as exc:
+            return None, exc
+
+    def _away(self, exc: Exception) -> Outcome:
+        self._disconnect()  # the next call starts afresh, so that a repaired file is found
+        away = StoreUnavailable("The task store cannot be reached. Try again in a moment.")
+        away.__cause__ = exc
+        return None, away
+
+    def _transaction(self, work: Callable[[], Result]) -> Result:
+        connection = self._connected()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = work()
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return result
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:

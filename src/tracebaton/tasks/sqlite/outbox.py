@@ -8,8 +8,9 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from tracebaton.tasks.claiming import Claim
+from tracebaton.tasks.history import snapshot_of
 from tracebaton.tasks.sqlite import claims
-from tracebaton.tasks.sqlite.rows import COLUMNS, noted, task_of
+from tracebaton.tasks.sqlite.rows import COLUMNS, note, task_of
 from tracebaton.tasks.store import Unsent
 from tracebaton.tasks.task import Task
 
@@ -29,17 +30,18 @@ def create(
     now: float,
 ) -> None:
     """Save *task*, its message, and whose idempotency key led to it."""
-    row = connection.execute(
+    made = connection.execute(
         "INSERT INTO tasks (id, type, status, user_id, correlation_id, trace_id, parent_task_id,"
         " created_at, updated_at, changes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1)"
-        f"{' ON CONFLICT DO NOTHING' if exist_ok else ''} RETURNING {COLUMNS}",
+        f"{' ON CONFLICT DO NOTHING' if exist_ok else ''}",
         (
             *(task.id, task.type, task.status.value, task.user_id, task.correlation_id),
             *(task.trace_id, task.parent_task_id, task.created_at, task.updated_at),
         ),
-    ).fetchone()
-    if noted(connection, row, "status") is None:
+    )
+    if not made.rowcount:
         return
+    note(connection, task.id, "status", number=1, snapshot=snapshot_of(task))
     if message is not None:
         connection.execute(
             "INSERT INTO unsent (task_id, message, touched_at) VALUES (?, ?, ?)",

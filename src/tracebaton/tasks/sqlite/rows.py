@@ -10,7 +10,7 @@ from tracebaton.tasks.history import snapshot_of
 from tracebaton.tasks.store import ChangeKind
 from tracebaton.tasks.task import Task, TaskStatus
 
-__all__ = ["COLUMNS", "noted", "task_of"]
+__all__ = ["COLUMNS", "note", "noted", "task_of"]
 
 COLUMNS: Final = (
     "id, type, status, user_id, correlation_id, trace_id, parent_task_id, attempt, progress,"
@@ -42,11 +42,16 @@ def noted(
         return None
     task = task_of(row)
     snapshot = snapshot_of(task)
-    connection.executemany(
-        "INSERT INTO changes (task_id, number, kind, snapshot) VALUES (?, ?, ?, ?)",
-        [
-            (task.id, number, kind, snapshot)
-            for number, kind in enumerate(kinds, start=task.changes - len(kinds) + 1)
-        ],
-    )
+    for number, kind in enumerate(kinds, start=task.changes - len(kinds) + 1):
+        note(connection, task.id, kind, number=number, snapshot=snapshot)
     return task
+
+
+def note(
+    connection: sqlite3.Connection, task_id: str, kind: ChangeKind, *, number: int, snapshot: str
+) -> None:
+    """Add what a task was to its history."""
+    connection.execute(
+        "INSERT INTO changes (task_id, number, kind, snapshot) VALUES (?, ?, ?, ?)",
+        (task_id, number, kind, snapshot),
+    )
