@@ -55,9 +55,9 @@ def create_app(
     watch = TaskWatch(lambda: service.store)
     app = Starlette(
         routes=[
-            *health_routes(service.ready),
-            *task_routes(service),
+            *task_routes(service),  # first: a request passes all that stand before its own
             *event_routes(service, watch),
+            *health_routes(service.ready),
             *docs_routes(service, title="tracebaton", version="1"),
             *(
                 Route(path, answering(service, endpoint), methods=list(methods))

@@ -9,13 +9,13 @@ from typing import Final, Protocol
 from opentelemetry import trace
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tracebaton.context import authenticate, span_attributes
+from tracebaton.context import authenticate
 from tracebaton.errors import Forbidden, Unauthenticated
 from tracebaton.http.exchange import exchange_in
 from tracebaton.http.keys import KeyFile
 from tracebaton.http.limits import RateLimit
 from tracebaton.http.tokens import Tokens, tokens
-from tracebaton.semconv import PROBE_PATHS, X_API_KEY
+from tracebaton.semconv import PROBE_PATHS, USER_ID, X_API_KEY
 from tracebaton.settings import Settings
 from tracebaton.viewer.guard import is_loopback_host, is_loopback_origin
 
@@ -25,6 +25,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 #: What may be read without credentials: how to use the service, and nothing that is in it.
 OPEN_PATHS: Final = frozenset({"/openapi.json", "/docs", "/docs/docs.css"})
+_AUTHORIZATION, _API_KEY = b"authorization", X_API_KEY.encode()
 #: Methods that change nothing, which no limit is for.
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -86,8 +87,8 @@ class AuthLayer:
             return
         user_id = await self._user_of(scope)
         if user_id is not None:
-            store = authenticate(user_id)
-            trace.get_current_span().set_attributes(span_attributes(store))
+            authenticate(user_id)
+            trace.get_current_span().set_attribute(USER_ID, user_id)
         if scope.get("method", "GET") in _READS:
             await self.app(scope, receive, send)
             return
@@ -154,10 +155,8 @@ class _ApiKeys:
         self._keys = keys
 
     async def user_of(self, headers: Headers) -> str | None:
-        pairs = list(headers)
-        bearers = [_bearer(value) for value in _values(pairs, "authorization")]
         # Whoever sends several different credentials has to choose one.
-        presented = {key for key in (*bearers, *_values(pairs, X_API_KEY)) if key}
+        presented = {key for key in map(_shown, headers) if key}
         user_id = self._keys.user_of(presented.pop()) if len(presented) == 1 else None
         if user_id is None:
             raise Unauthenticated(headers={"www-authenticate": "Bearer"})
@@ -178,6 +177,14 @@ def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
         await send(message)
 
     return adding
+
+
+def _shown(header: tuple[bytes, bytes]) -> str | None:
+    """Return the key that *header* shows, None where it is another header."""
+    name = header[0].lower()
+    if name == _AUTHORIZATION:
+        return _bearer(header[1].decode("latin-1"))
+    return header[1].decode("latin-1") if name == _API_KEY else None
 
 
 def _bearer(value: str) -> str | None:

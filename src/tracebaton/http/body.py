@@ -2,12 +2,12 @@
 Read a request's JSON body within bounds: of size, of time, of depth.
 """
 
+import asyncio
 import json
 import math
 import re
 from typing import Any, Final, NoReturn, TypeVar
 
-import anyio
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
@@ -119,7 +119,7 @@ async def read_bytes(
     if announced.isdecimal() and int(announced[:20]) > limit:
         _refuse(limit)
     try:
-        with anyio.fail_after(timeout):
+        async with asyncio.timeout(timeout):  # half of what anyio's costs
             return await _collect(request, limit)
     except TimeoutError:
         # The rest of the body would be read as the next request: this connection is over.

@@ -130,10 +130,10 @@ def task_routes(service: Service) -> list[BaseRoute]:
         )
 
     return [
-        Route("/v1/tasks", index, methods=["GET"]),
-        Route("/v1/tasks/{id}", show, methods=["GET"]),
-        Route("/v1/tasks/{id}", cancel, methods=["DELETE"]),
         Route("/v1/tasks/{type}", submit, methods=["POST"]),
+        Route("/v1/tasks/{id}", show, methods=["GET"]),
+        Route("/v1/tasks", index, methods=["GET"]),
+        Route("/v1/tasks/{id}", cancel, methods=["DELETE"]),
     ]
 
 
