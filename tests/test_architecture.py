@@ -21,7 +21,7 @@ FLOORS = (
     {"telemetry", "queue", "local", "viewer"},
     {"http"},
     {"runtime"},
-    {"serverless"},
+    {"serverless", "registrations"},
     {"application"},
     {"children", "processes"},
     {"crew", "dev", "doctor"},
