@@ -13,7 +13,7 @@ from tracebaton.errors import StoreUnavailable
 from tracebaton.settings import Settings
 from tracebaton.tasks import TaskStatus
 from tracebaton.tasks.dynamodb import DynamoAccess, DynamoTaskStore
-from tracebaton.tasks.dynamodb.table import DEFINITION
+from tracebaton.tasks.dynamodb.definition import DEFINITION
 
 ROOT = Path(__file__).parents[2]
 AWAY = "http://127.0.0.1:9"

@@ -7,7 +7,6 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, TypeVar
@@ -18,9 +17,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from tracebaton.errors import StoreUnavailable
+from tracebaton.tasks.dynamodb.definition import create_table
 from tracebaton.tasks.dynamodb.items import SCHEMA, Item, number, text
 
-__all__ = ["DEFINITION", "Cancelled", "DynamoAccess", "Table", "create_table"]
+__all__ = ["Cancelled", "DynamoAccess", "Table"]
 
 #: Seconds a connection attempt, and an answer, may take.
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 3.0, 5.0
@@ -271,50 +271,3 @@ def _client(access: DynamoAccess) -> Any:
 def _session() -> boto3.session.Session:
     """Return the session of this process: reading DynamoDB's model takes 0.2 s, once."""
     return boto3.session.Session()
-
-
-def create_table(client: Any, name: str) -> None:
-    """Create the table *name* unless it is there."""
-    if name in client.list_tables()["TableNames"]:
-        return
-    with suppress(client.exceptions.ResourceInUseException):  # another process was faster
-        client.create_table(TableName=name, **DEFINITION)
-    client.get_waiter("table_exists").wait(
-        TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 30}
-    )
-
-
-def _keys(partition: str, sort: str) -> list[dict[str, str]]:
-    return [
-        {"AttributeName": partition, "KeyType": "HASH"},
-        {"AttributeName": sort, "KeyType": "RANGE"},
-    ]
-
-
-def _index(name: str, partition: str, sort: str, *shown: str) -> dict[str, Any]:
-    projection: dict[str, Any] = (
-        {"ProjectionType": "INCLUDE", "NonKeyAttributes": [*shown]}
-        if shown
-        else {"ProjectionType": "KEYS_ONLY"}
-    )
-    return {
-        "IndexName": name,
-        "KeySchema": _keys(partition, sort),
-        "Projection": projection,
-    }
-
-
-#: The table as CreateTable takes it; deploy/dynamodb.json says the same to CloudFormation.
-DEFINITION: Final[Mapping[str, Any]] = {
-    "BillingMode": "PAY_PER_REQUEST",
-    "KeySchema": _keys("pk", "sk"),
-    "AttributeDefinitions": [
-        {"AttributeName": each, "AttributeType": "N" if each == "due" else "S"}
-        for each in ("pk", "sk", "created_pk", "created", "user_pk", "due_pk", "due")
-    ],
-    "GlobalSecondaryIndexes": [
-        _index("by_age", "created_pk", "created", "status", "type"),
-        _index("by_user", "user_pk", "created", "status", "type"),
-        _index("by_due", "due_pk", "due"),
-    ],
-}
