@@ -25,6 +25,8 @@ __all__ = ["HEARTBEAT", "event_routes"]
 HEARTBEAT: Final = 15.0
 #: Milliseconds after which a browser asks again when its stream breaks.
 _RETRY: Final = b"retry: 2000\n\n"
+#: Bytes of events from which on a chunk is sent although more are here.
+_CHUNK: Final = 16 * 1024
 _HEADERS: Final = {
     "cache-control": "private, no-store",
     "x-accel-buffering": "no",  # nginx would hold events back until a buffer is full
@@ -52,10 +54,21 @@ def event_routes(service: Service, watch: TaskWatch) -> list[BaseRoute]:
 async def _frames(
     service: Service, watch: TaskWatch, task_id: str, after: int
 ) -> AsyncIterator[bytes]:
-    yield _RETRY
-    async with aclosing(watch.changes(task_id, after=after, heartbeat=HEARTBEAT)) as changes:
-        async for change in changes:
-            yield b": heartbeat\n\n" if change is None else _frame(service, change)
+    waiting = _RETRY
+    async with aclosing(watch.changes(task_id, after=after, heartbeat=HEARTBEAT)) as news:
+        async for changes in news:
+            if changes is None:
+                yield b": heartbeat\n\n"
+                continue
+            # As many events a chunk as there are: each chunk passes every layer of the app.
+            for change in changes:
+                waiting += _frame(service, change)
+                if len(waiting) > _CHUNK:
+                    yield waiting
+                    waiting = b""
+            if waiting:
+                yield waiting
+                waiting = b""
 
 
 def _frame(service: Service, change: Change) -> bytes:

@@ -88,11 +88,12 @@ class TaskWatch:
 
     async def changes(
         self, task_id: str, *, after: int, heartbeat: float
-    ) -> AsyncGenerator[Change | None, None]:
+    ) -> AsyncGenerator[Sequence[Change] | None, None]:
         """
         Yield the changes of a task after number *after*, up to the one that ends it.
 
-        None is yielded whenever nothing happened for *heartbeat* seconds.
+        First those that are there, if only none; then as many at once as have come meanwhile. None
+        is yielded whenever nothing happened for *heartbeat* seconds.
 
         Raises:
             StoreUnavailable: The task store is away, and stays away.
@@ -103,9 +104,8 @@ class TaskWatch:
         with self._listening(task_id) as topic:
             while True:
                 found = await topic.read(store, task_id, after)
-                for change in found:
-                    after = change.number
-                    yield change
+                yield found
+                after = found[-1].number if found else after
                 if len(found) == _BATCH:  # there may be more
                     continue
                 if found and found[-1].task.status in ENDED:
