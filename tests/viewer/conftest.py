@@ -41,6 +41,7 @@ def otlp() -> SimpleNamespace:
     return SimpleNamespace(
         spans=trace_request,
         logs=log_request,
+        told=told_request,
         trace_id=trace_bytes,
         trace_hex=trace_hex,
         feed=feed,
@@ -106,6 +107,21 @@ def log_request(*events: str, trace: int = 1, service: str = "api") -> ExportLog
             severity_number=9,
         )
         record.body.string_value = event
+    return request
+
+
+def told_request(*told: tuple[float, str, dict[str, Any]]) -> ExportLogsServiceRequest:
+    """Return a request with one log line each: milliseconds after noon, event, attributes."""
+    request = log_request(*(event for _, event, _ in told), service="worker")
+    records = request.resource_logs[0].scope_logs[0].log_records
+    for record, (at, _, fields) in zip(records, told, strict=True):
+        fields = dict(fields)
+        record.time_unix_nano = NOON + int(at * MS)
+        record.trace_id = trace_bytes(fields.pop("trace", 1))
+        record.span_id = fields.pop("span", 1).to_bytes(8, "big")
+        for key, value in fields.items():
+            kind = "int_value" if isinstance(value, int) else "string_value"
+            setattr(record.attributes.add(key=key).value, kind, value)
     return request
 
 

@@ -178,7 +178,9 @@ async def test_this_machine_is_answered(client, host):
         "",
     ],
 )
-@pytest.mark.parametrize("path", ["/", "/api/traces", "/v1/traces", "/static/viewer.js"])
+@pytest.mark.parametrize(
+    "path", ["/", "/api/traces", "/api/tasks", "/v1/traces", "/static/viewer.js"]
+)
 async def test_a_foreign_host_is_refused(client, host, path):
     """DNS rebinding reaches the port, not the traces."""
     response = await client.get(path, headers={"host": host})

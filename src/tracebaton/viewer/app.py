@@ -5,6 +5,8 @@ The viewer's application: the intake, a small API to read it, and the page.
     GET  /api/traces                     summaries, newest first
     GET  /api/traces/{trace_id}          one trace as OTLP JSON
     GET  /api/traces/{trace_id}/logs     its log lines
+    GET  /api/tasks                      tasks, newest first
+    GET  /api/tasks/{task_id}            one task with its attempts
     GET  /                               the page; /static its files
 
 The page stays live by asking again with the last ETag: a 304 costs a comparison, and no connection
@@ -14,6 +16,7 @@ is left open that a stop would have to wait for.
 import json
 import re
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -32,17 +35,18 @@ from tracebaton.viewer.guard import LoopbackGuard, refusal
 from tracebaton.viewer.ingest import post_logs, post_traces
 from tracebaton.viewer.queries import OUTCOMES
 from tracebaton.viewer.rows import MAX_TIME
-from tracebaton.viewer.spans import SpanStore, TraceQuery
+from tracebaton.viewer.spans import SpanStore, TaskQuery, TraceQuery
+from tracebaton.viewer.taskqueries import ENDED
 
 __all__ = ["create_viewer"]
 
 STATIC: Final = Path(__file__).parent / "static"
 TRACE_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
 CURSOR: Final = re.compile(r"(\d{1,19})-(\d{1,19})")
-#: What the task API knows, and whether a span failed.
-STATUSES: Final = frozenset(
-    {"queued", "running", "succeeded", "failed", "dead", "cancelled", *OUTCOMES}
-)
+#: What the task API knows.
+TASK_STATUSES: Final = ENDED | {"queued", "running"}
+#: The same, and whether a span failed.
+STATUSES: Final = TASK_STATUSES | OUTCOMES.keys()
 #: Traces on one page, at most.
 MAX_LIMIT: Final = 1_000
 
@@ -61,6 +65,8 @@ def create_viewer(store: SpanStore) -> Starlette:
             Route("/api/traces", _list_traces),
             Route("/api/traces/{trace_id}", _show_trace),
             Route("/api/traces/{trace_id}/logs", _show_logs),
+            Route("/api/tasks", _list_tasks),
+            Route("/api/tasks/{task_id:path}", _show_task),
             Route("/", _page),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
@@ -86,10 +92,30 @@ async def _list_traces(request: Request) -> Response:
 
     def read() -> Mapping[str, Any]:
         traces, last = store.traces(query)
-        cursor = f"{last[0]}-{last[1]}" if last else None
-        return {"traces": traces, "next_cursor": cursor}
+        return {"traces": traces, "next_cursor": _cursor(last)}
 
     return await _answer(request, store.version, read)
+
+
+async def _list_tasks(request: Request) -> Response:
+    query, store = _task_query(request.query_params), _store(request)
+
+    def read() -> Mapping[str, Any]:
+        tasks, last = store.tasks(query)
+        return {"tasks": tasks, "next_cursor": _cursor(last)}
+
+    return await _answer(request, store.version, read)
+
+
+async def _show_task(request: Request) -> Response:
+    store, task_id = _store(request), request.path_params["task_id"]
+
+    def read() -> Mapping[str, Any]:
+        if (document := store.task(task_id)) is None:
+            raise NotFound("no span and no log line told of this task, or it has been evicted")
+        return document
+
+    return await _answer(request, lambda: store.task_version(task_id), read)
 
 
 async def _show_trace(request: Request) -> Response:
@@ -147,18 +173,36 @@ def _unknown(trace_id: bytes) -> NotFound:
 
 
 def _trace_query(parameters: Mapping[str, str]) -> TraceQuery:
-    status = parameters.get("status", "").lower() or None
-    if status is not None and status not in STATUSES:
-        raise RequestError(f"status is one of {', '.join(sorted(STATUSES))}")
     return TraceQuery(
         correlation_id=parameters.get("correlation_id") or None,
         user_id=parameters.get("user_id") or None,
         task_id=parameters.get("task_id") or None,
-        status=status,
+        status=_status(parameters, STATUSES),
         text=parameters.get("q", "").strip() or None,
         limit=_limit(parameters.get("limit") or "100"),
         after=_after(parameters.get("cursor", "")),
     )
+
+
+def _task_query(parameters: Mapping[str, str]) -> TaskQuery:
+    return TaskQuery(
+        status=_status(parameters, TASK_STATUSES),
+        type=parameters.get("type") or None,
+        text=parameters.get("q", "").strip() or None,
+        limit=_limit(parameters.get("limit") or "100"),
+        after=_after(parameters.get("cursor", "")),
+    )
+
+
+def _status(parameters: Mapping[str, str], known: AbstractSet[str]) -> str | None:
+    status = parameters.get("status", "").lower() or None
+    if status is not None and status not in known:
+        raise RequestError(f"status is one of {', '.join(sorted(known))}")
+    return status
+
+
+def _cursor(last: tuple[int, int] | None) -> str | None:
+    return f"{last[0]}-{last[1]}" if last else None
 
 
 def _limit(text: str) -> int:

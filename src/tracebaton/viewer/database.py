@@ -14,8 +14,10 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
+from tracebaton.viewer.news import of_span
 from tracebaton.viewer.rows import LogRow, SpanRow
-from tracebaton.viewer.summary import Summary, http_status, labels, tasks
+from tracebaton.viewer.summary import Summary, http_status, labels
+from tracebaton.viewer.tasktable import TASK_SCHEMA, TaskTable, migrate_tasks
 
 __all__ = ["Limits", "TraceWriter", "create_tables"]
 
@@ -37,22 +39,11 @@ CREATE TABLE IF NOT EXISTS label (
     key TEXT NOT NULL, value TEXT NOT NULL, trace INTEGER NOT NULL,
     PRIMARY KEY (key, value, trace)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS label_trace ON label (trace);
-CREATE TABLE IF NOT EXISTS task (
-    trace INTEGER NOT NULL, task_id TEXT NOT NULL, first INTEGER NOT NULL, type TEXT,
-    status TEXT, status_time INTEGER NOT NULL, PRIMARY KEY (trace, task_id)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS task_key ON task (task_id);
 CREATE TABLE IF NOT EXISTS log (
     id INTEGER PRIMARY KEY, trace_id BLOB NOT NULL, time INTEGER NOT NULL,
     origin INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS log_trace ON log (trace_id, time);
 CREATE TABLE IF NOT EXISTS origin (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
-"""
-
-UPSERT_TASK: Final = """
-INSERT INTO task VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (trace, task_id) DO UPDATE SET
-    first = min(first, excluded.first), type = coalesce(type, excluded.type),
-    status = CASE WHEN excluded.status_time >= status_time THEN excluded.status ELSE status END,
-    status_time = max(status_time, excluded.status_time)
 """
 
 #: Bytes of resources and scopes at which those of evicted traces are looked for.
@@ -69,6 +60,7 @@ class Limits:
         spans_per_trace: Spans of one trace. Spans that cross a process (server, producer, consumer)
             have a tenth more, so that a chatty task does not lose the span that says how it ended.
         span_bytes: Bytes of all spans together.
+        tasks: Tasks of all traces together, those included that only log lines tell of.
         log_lines: Log lines of all traces together.
         log_bytes: Bytes of all log lines together.
         pending_bytes: Bytes that may wait for the disk before the intake answers 503.
@@ -77,6 +69,7 @@ class Limits:
     traces: int = 10_000
     spans_per_trace: int = 10_000
     span_bytes: int = 384 << 20
+    tasks: int = 100_000
     log_lines: int = 100_000
     log_bytes: int = 128 << 20
     pending_bytes: int = 32 << 20
@@ -94,8 +87,9 @@ class Totals:
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Create what is missing."""
-    connection.executescript(SCHEMA)
+    """Create what is missing, and bring the tables of an earlier version up to date."""
+    migrate_tasks(connection)
+    connection.executescript(SCHEMA + TASK_SCHEMA)
     known = {name for _, name, *_ in connection.execute("PRAGMA table_info(trace)")}
     if "http_status" not in known:  # a file of the first version
         connection.execute("ALTER TABLE trace ADD COLUMN http_status INTEGER")
@@ -109,6 +103,7 @@ class TraceWriter:
         self._db = connection
         self._limits = limits
         self._totals = self._count()
+        self._tasks = TaskTable(connection, limits.tasks)
         self._origins: dict[bytes, int] = dict(connection.execute("SELECT body, id FROM origin"))
         self._seq: int = self._value("SELECT coalesce(max(seq), 0) FROM trace")
         self._prune_at = max(PRUNE_BYTES, 2 * self._totals.origin_bytes)
@@ -140,6 +135,8 @@ class TraceWriter:
             for trace_id, rows in groupby(sorted(spans, key=by_trace), key=by_trace)
         }
         self._index(keys, spans)
+        told = (of_span(row.trace_id, row.start, row.end, row.indexed) for row in spans)
+        self._tasks.write(one for one in (*told, *(line.news for line in lines)) if one is not None)
         self._write_lines(lines)
         self._evict_traces()
         self._evict_lines()
@@ -215,9 +212,6 @@ class TraceWriter:
             "INSERT OR IGNORE INTO label VALUES (?, ?, ?)",
             sorted((name, value, keys[trace_id]) for name, value, trace_id in found),
         )
-        self._db.executemany(
-            UPSERT_TASK, ((keys[trace_id], *task) for trace_id, *task in tasks(rows))
-        )
 
     def _write_lines(self, lines: Sequence[LogRow]) -> None:
         self._db.executemany(
@@ -245,11 +239,11 @@ class TraceWriter:
                 break
             number, size = number + 1, size - freed
         victims = "(SELECT id FROM trace ORDER BY seq, id LIMIT ?)"
-        for table in ("span", "label", "task"):
+        for table in ("span", "label"):
             self._db.execute(f"DELETE FROM {table} WHERE trace IN {victims}", (number,))
-        self._delete_lines(
-            "trace_id IN (SELECT trace_id FROM trace ORDER BY seq, id LIMIT ?)", number
-        )
+        of_victims = "trace_id IN (SELECT trace_id FROM trace ORDER BY seq, id LIMIT ?)"
+        self._db.execute(f"DELETE FROM task WHERE {of_victims}", (number,))
+        self._delete_lines(of_victims, number)
         self._db.execute(f"DELETE FROM trace WHERE id IN {victims}", (number,))
         self._totals.traces -= number
         self._totals.span_bytes = size

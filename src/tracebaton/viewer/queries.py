@@ -16,7 +16,15 @@ from tracebaton.viewer import otlp_json
 from tracebaton.viewer.loglines import log_line, rfc3339
 from tracebaton.viewer.rows import MAX_TEXT
 
-__all__ = ["OUTCOMES", "TraceQuery", "find_traces", "log_lines", "trace_document", "trace_version"]
+__all__ = [
+    "OUTCOMES",
+    "TraceQuery",
+    "find_traces",
+    "lines_of",
+    "log_lines",
+    "trace_document",
+    "trace_version",
+]
 
 #: Values of ``status`` that ask for a trace with or without a failed span.
 OUTCOMES: Final = {"error": 1, "ok": 0}
@@ -31,7 +39,7 @@ COLUMNS: Final = (
 SEARCHED: Final = """(
     id IN (SELECT trace FROM label WHERE value >= :text AND value < :end
            AND key IN (:correlation_key, :user_key))
-    OR id IN (SELECT trace FROM task WHERE task_id >= :text AND task_id < :end)
+    OR trace_id IN (SELECT trace_id FROM task WHERE task_id >= :text AND task_id < :end)
     OR substr(lower(hex(trace_id)), 1, length(:lower)) = :lower
     OR instr(lower(name), :lower) > 0)"""
 
@@ -66,9 +74,9 @@ def find_traces(
         values | {"limit": query.limit + 1},
     ).fetchall()
     page = rows[: query.limit]
-    tasks = _tasks(connection, [row[0] for row in page])
+    tasks = _tasks(connection, [row[1] for row in page])
     last = (page[-1][2], page[-1][0]) if len(rows) > query.limit else None
-    return [_summary(row, tasks.get(row[0], [])) for row in page], last
+    return [_summary(row, tasks.get(row[1], [])) for row in page], last
 
 
 def _conditions(query: TraceQuery) -> tuple[str, dict[str, Any]]:
@@ -88,14 +96,15 @@ def _conditions(query: TraceQuery) -> tuple[str, dict[str, Any]]:
             )
     if query.task_id:
         need(
-            "id IN (SELECT trace FROM task WHERE task_id = :task_id)",
+            "trace_id IN (SELECT trace_id FROM task WHERE task_id = :task_id)",
             task_id=query.task_id[:MAX_TEXT],
         )
     if query.status in OUTCOMES:
         need("error = :error", error=OUTCOMES[query.status])
     elif query.status:
         need(
-            "EXISTS (SELECT 1 FROM task WHERE task.trace = trace.id AND task.status = :status)",
+            "EXISTS (SELECT 1 FROM task"
+            " WHERE task.trace_id = trace.trace_id AND task.status = :status)",
             status=query.status,
         )
     if query.text:
@@ -114,12 +123,12 @@ def _conditions(query: TraceQuery) -> tuple[str, dict[str, Any]]:
 
 
 def _tasks(
-    connection: sqlite3.Connection, traces: Sequence[int]
-) -> dict[int, list[tuple[str, ...]]]:
+    connection: sqlite3.Connection, traces: Sequence[bytes]
+) -> dict[bytes, list[tuple[str, ...]]]:
     marks = ", ".join("?" * len(traces))
     rows = connection.execute(
-        f"SELECT trace, task_id, type, status FROM task WHERE trace IN ({marks})"
-        " ORDER BY trace, first, task_id",
+        f"SELECT trace_id, task_id, type, status FROM task WHERE trace_id IN ({marks})"
+        " ORDER BY trace_id, first, task_id",
         traces,
     ).fetchall()
     return {trace: [row[1:] for row in group] for trace, group in groupby(rows, key=itemgetter(0))}
@@ -178,12 +187,21 @@ def trace_document(connection: sqlite3.Connection, trace_id: bytes) -> dict[str,
 
 def log_lines(connection: sqlite3.Connection, trace_id: bytes) -> list[dict[str, Any]] | None:
     """Return the log lines of a trace, oldest first; None if nothing is known of it."""
-    rows = connection.execute(
-        "SELECT origin, body FROM log WHERE trace_id = ? ORDER BY time, id LIMIT ?",
-        (trace_id, MAX_LINES),
-    ).fetchall()
-    if not rows and trace_version(connection, trace_id)[0] is None:
+    lines = lines_of(connection, trace_id)
+    if not lines and trace_version(connection, trace_id)[0] is None:
         return None
+    return lines
+
+
+def lines_of(
+    connection: sqlite3.Connection, trace_id: bytes, *, naming: str = ""
+) -> list[dict[str, Any]]:
+    """Return the log lines of a trace that have *naming* in them, oldest first."""
+    rows = connection.execute(
+        "SELECT origin, body FROM log WHERE trace_id = ? AND instr(body, ?) > 0"
+        " ORDER BY time, id LIMIT ?",
+        (trace_id, naming.encode(), MAX_LINES),
+    ).fetchall()
     origins = _origins(connection, {origin for origin, _ in rows})
     return [log_line(LogRecord.FromString(body), origins[origin]) for origin, body in rows]
 

@@ -11,10 +11,12 @@ from typing import Final, NamedTuple
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
 from tracebaton import semconv
+from tracebaton.viewer.news import EVENTS, TaskNews, of_line
 
 __all__ = ["INDEXED", "LogRow", "SpanRow", "log_rows", "span_rows"]
 
@@ -26,9 +28,12 @@ INDEXED: Final = frozenset(
         semconv.TASK_ID,
         semconv.TASK_TYPE,
         semconv.TASK_STATUS,
+        semconv.RECEIVE_COUNT,
         *semconv.HTTP_STATUS_CODES,
     }
 )
+#: Attributes of a log line by the names that the one log schema has for them.
+_FIELDS: Final = {semconv.TASK_ID: "task_id", semconv.TASK_ATTEMPT: "attempt"}
 #: SQLite's integers are signed; OTLP's times are not. A forged one is cut to the year 2262.
 MAX_TIME: Final = 2**63 - 1
 #: Characters of a name or an id that are indexed; the span itself keeps all of it.
@@ -60,12 +65,13 @@ class SpanRow(NamedTuple):
 
 
 class LogRow(NamedTuple):
-    """One log line of a trace, ready to be stored."""
+    """One log line of a trace, ready to be stored, with what it says of a task."""
 
     trace_id: bytes
     time: int
     origin: bytes
     body: bytes
+    news: TaskNews | None
 
 
 def span_rows(request: ExportTraceServiceRequest) -> tuple[list[SpanRow], int]:
@@ -95,16 +101,21 @@ def log_rows(request: ExportLogsServiceRequest) -> list[LogRow]:
                 group.resource, scoped.scope, group.schema_url, scoped.schema_url
             )
             rows.extend(
-                LogRow(
-                    record.trace_id,
-                    min(record.time_unix_nano or record.observed_time_unix_nano, MAX_TIME),
-                    origin,
-                    record.SerializeToString(),
-                )
+                _log_row(record, origin)
                 for record in scoped.log_records
                 if is_id(record.trace_id, 16)
             )
     return rows
+
+
+def _log_row(record: LogRecord, origin: bytes) -> LogRow:
+    time = min(record.time_unix_nano or record.observed_time_unix_nano, MAX_TIME)
+    event = record.event_name or record.body.string_value
+    news = None
+    if event in EVENTS:
+        said = {_FIELDS.get(item.key, item.key): text_of(item.value) for item in record.attributes}
+        news = of_line(record.trace_id, time, event, said)
+    return LogRow(record.trace_id, time, origin, record.SerializeToString(), news)
 
 
 def is_id(value: bytes, size: int) -> bool:

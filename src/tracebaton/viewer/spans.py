@@ -17,12 +17,13 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from tracebaton.errors import ConfigurationError, StoreUnavailable
-from tracebaton.viewer import queries
+from tracebaton.viewer import queries, taskqueries
 from tracebaton.viewer.database import Limits, TraceWriter, create_tables
 from tracebaton.viewer.queries import TraceQuery
 from tracebaton.viewer.rows import LogRow, SpanRow
+from tracebaton.viewer.taskqueries import TaskQuery
 
-__all__ = ["Limits", "SpanStore", "TraceQuery"]
+__all__ = ["Limits", "SpanStore", "TaskQuery", "TraceQuery"]
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +147,22 @@ class SpanStore:
         """Return the log lines of a trace, oldest first; None if nothing is known of it."""
         with self._snapshot() as connection:
             return queries.log_lines(connection, trace_id)
+
+    def tasks(self, query: TaskQuery) -> tuple[list[dict[str, Any]], tuple[int, int] | None]:
+        """Return tasks, newest first, and `TaskQuery.after` of the next page."""
+        with self._snapshot() as connection:
+            return taskqueries.find_tasks(connection, query)
+
+    def task(self, task_id: str) -> dict[str, Any] | None:
+        """Return a task with its attempts, None if it is unknown."""
+        with self._snapshot() as connection:
+            return taskqueries.task_document(connection, task_id)
+
+    def task_version(self, task_id: str) -> str:
+        """Return a token that changes with every write to a task or its traces."""
+        with self._snapshot() as connection:
+            parts = taskqueries.task_version(connection, task_id)
+        return "-".join(str(part) for part in (self._epoch, *parts))
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
         """Write what was accepted and close the database; calling it again changes nothing."""

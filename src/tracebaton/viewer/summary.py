@@ -1,20 +1,13 @@
 """What a list of traces shows of each, folded out of its spans as they arrive."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from tracebaton.semconv import (
-    CORRELATION_ID,
-    HTTP_STATUS_CODES,
-    TASK_ID,
-    TASK_STATUS,
-    TASK_TYPE,
-    USER_ID,
-)
+from tracebaton.semconv import CORRELATION_ID, HTTP_STATUS_CODES, USER_ID
 from tracebaton.viewer.rows import SpanRow
 
-__all__ = ["Summary", "http_status", "labels", "tasks"]
+__all__ = ["Summary", "http_status", "labels"]
 
 #: What leads to a trace beside its tasks.
 LABELS: Final = (CORRELATION_ID, USER_ID)
@@ -69,22 +62,3 @@ def labels(rows: Iterable[SpanRow]) -> set[tuple[str, str, bytes]]:
         for name in LABELS
         if name in row.indexed
     }
-
-
-def tasks(
-    rows: Iterable[SpanRow],
-) -> Iterator[tuple[bytes, str, int, str | None, str | None, int]]:
-    """
-    Yield the tasks of *rows*: trace id, task id, first seen, type, status, when that was so.
-
-    The status is that of the span that ended last; without any, its time is -1.
-    """
-    seen: dict[tuple[bytes, str, str | None, str | None], tuple[int, int]] = {}
-    for row in rows:
-        if task_id := row.indexed.get(TASK_ID):
-            status = row.indexed.get(TASK_STATUS)
-            key = (row.trace_id, task_id, row.indexed.get(TASK_TYPE), status)
-            first, last = seen.get(key, (row.start, -1))
-            seen[key] = min(first, row.start), max(last, row.end) if status else -1
-    for (trace_id, task_id, kind, status), (first, last) in seen.items():
-        yield trace_id, task_id, first, kind, status, last
