@@ -35,6 +35,24 @@ def report(telemetry: Telemetry, exc: BaseException, **options: Any) -> str | No
     return telemetry.reporter.report(exc, outcome_of(exc), **given)
 
 
+def test_what_exceptions_say_is_kept_short(pipelines: Any, sentry: SentryReceiver) -> None:
+    """500 characters of a cause, 2,048 of what was raised; no secret is cut in half."""
+    telemetry = pipelines({"SENTRY_DSN": sentry.dsn})
+    cause = ValueError("c" * 490 + " password=swordfish " + "c" * 100)
+    try:
+        raise LookupError("r" * 5_000) from cause
+    except LookupError as exc:
+        with telemetry.reporter.isolated():
+            report(telemetry, exc)
+    telemetry.shutdown(5)
+
+    (event,) = sentry.events()
+    values = [one["value"] for one in event["exception"]["values"]]
+    assert [len(value) for value in values] == [500, 2_048]
+    assert values[0] == "c" * 490 + " password…"
+    assert values[1] == "r" * 2_047 + "…"
+
+
 def test_a_failure_is_one_event_linked_to_the_current_span(
     pipelines: Any, sentry: SentryReceiver
 ) -> None:

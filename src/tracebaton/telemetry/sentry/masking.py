@@ -1,5 +1,6 @@
 """
-What a Sentry event loses before it is serialised: secrets, by the one place that knows them.
+What a Sentry event loses before it is serialised: secrets, by the one place that knows them, and
+the length of what exceptions say.
 """
 
 from collections.abc import Mapping
@@ -28,16 +29,31 @@ _SECTIONS: Final = (
 )
 #: Wide enough for a thousand spans and every frame of a stack: Sentry has limits of its own.
 _EVENT: Final = Limits(text=16_384, depth=16, items=2_000, nodes=200_000)
+#: Characters of the message of what was raised, and of each cause of it: a statement or a document
+#: in a message is not what tells one failure from another.
+_RAISED, _CAUSE = 2_048, 500
 #: Ids, and Sentry's own bookkeeping, which no secret gets into.
 _OWN_CONTEXTS: Final = frozenset({"trace", "profile", "runtime"})
 
 
 def mask_event(event: dict[str, Any]) -> dict[str, Any]:
-    """Mask the texts of a Sentry *event*, in place: messages, breadcrumbs, source lines, data."""
+    """Mask the texts of a Sentry *event*, in place, and shorten what its exceptions say."""
     for section in _SECTIONS:
         if section in event:
             event[section] = _masked(section, event[section])
+    _shorten(event.get("exception"))  # now that no half of a secret can be left of it
     return event
+
+
+def _shorten(exception: Any) -> None:
+    """Shorten the messages of an *exception* section, in which what was raised comes last."""
+    values: Any = exception.get("values") if isinstance(exception, Mapping) else None
+    chain: list[Any] = values if isinstance(values, list) else []
+    for place, value in enumerate(reversed(chain)):
+        limit = _CAUSE if place else _RAISED
+        text: Any = value.get("value") if isinstance(value, Mapping) else None
+        if isinstance(text, str) and len(text) > limit:
+            value["value"] = f"{text[: limit - 1]}…"
 
 
 def _masked(name: str, value: Any, depth: int = 0) -> Any:
