@@ -178,6 +178,8 @@ async def test_an_ended_task_is_told_whole(
     ]
     assert [event.data["result"] for event in found] == [None] * 5 + [resource["result"]] * 2
     assert found[-1].data == resource
+    times = [event.data["updated_at"] for event in found]
+    assert ({event.data["task_id"] for event in found}, times) == ({task_id}, sorted(times))
 
 
 async def test_a_listener_sees_what_another_process_does(
