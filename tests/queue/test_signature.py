@@ -122,6 +122,24 @@ async def test_an_unsigned_message_has_no_user_and_no_task(bench: Bench) -> None
     assert "tracebaton.user_id" not in process.attributes
 
 
+async def test_an_operator_sees_whose_tasks_wait(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A producer lacks the key: each message is one line with the remedy, and one event."""
+    message = await sent(bench, keys=None)
+    await bench.producer(keys=None).enqueue("note", Note())
+    await bench.send(message.body, message.every)
+    await run(bench)
+
+    lines = [vars(line)["fields"] for line in caplog.records if line.msg == "message.quarantined"]
+    process = bench.spans()["process tasks"]
+    assert [line["code"] for line in lines] == ["untrusted_message"] * 2
+    assert all("TRACEBATON_MESSAGE_KEY" in line["remedy"] for line in lines)
+    assert len(bench.reports) == 2
+    assert process.attributes is not None
+    assert process.attributes["error.type"] == "UntrustedMessage"
+
+
 @pytest.mark.parametrize("status", ["running", "succeeded", "retried", "of another type"])
 async def test_a_forged_message_ends_no_task_that_has_run(bench: Bench, status: str) -> None:
     """Whoever wrote it may have taken the id of somebody's task."""

@@ -24,6 +24,11 @@ __all__ = ["Unfit"]
 
 _NO_QUEUE = "Set TRACEBATON_QUARANTINE_URL, so that such messages have somewhere to go."
 
+_NOT_SIGNED = (
+    "Nobody vouches for it, so its task waits: give its producer TRACEBATON_MESSAGE_KEY and submit"
+    " it again, or redrive the message once the workers have the key that signed it."
+)
+
 _log = logging.getLogger("tracebaton.worker")
 
 
@@ -132,6 +137,7 @@ class Unfit:
             "task_type": event.type if event else None,
             "code": outcome.code,
             "detail": outcome.detail,
+            **({"remedy": _NOT_SIGNED} if outcome.code == UntrustedMessage.code else {}),
         }
 
     def _report(
