@@ -10,6 +10,10 @@ from pydantic import BaseModel, Field
 
 from tracebaton.context import RequestStore, entered
 from tracebaton.errors import ConfigurationError, RetryLater
+from tracebaton.local import LocalSqs
+from tracebaton.queue.event import TaskEvent, encode
+from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
+from tracebaton.queue.walk import Walk
 from tracebaton.tasks import Registry, Task, TaskStatus, TaskType
 from tracebaton.tasks.sqlite import SqliteTaskStore
 from tracebaton.testing.journal import Journal
@@ -122,6 +126,31 @@ async def test_a_final_failure_is_one_error_event(
 
     found = [] if finding is None else [f"reports: task t is {finding}"]
     assert list(one.verdict({}).findings) == found
+
+
+async def test_a_message_that_a_cut_walk_hides_is_not_lost(
+    store: SqliteTaskStore, tmp_path: Path
+) -> None:
+    """It is waited for; a dead task without any message is a finding."""
+    await store.create(Task(id="gone", type="note", created_at=0.0, updated_at=0.0))
+    for task_id in ("t", "gone"):
+        await store.start(task_id, attempt=1)
+        await store.finish(task_id, TaskStatus.DEAD, attempt=1)
+    one = judge(store, tmp_path)
+    await one.tasks(["t", "gone"])
+    async with LocalSqs() as local:
+        sqs = Sqs(SqsAccess(endpoint=local.url, region="us-east-1", anonymous=True))
+        queue = Queue(sqs, url=local.create_queue("dlq"))
+        event = TaskEvent(id="t", source="/api", type="note", time="", data={})
+        await sqs.send(await queue.url(), encode(event), attributes={})
+        cut = Walk(sqs, queue, visibility_seconds=1)
+        assert len(await cut._receive(await queue.url())) == 1
+        await one.dead(sqs, queue)
+        await sqs.close()
+
+    verdict = one.verdict({})
+    assert list(verdict.findings) == ["lost: task gone is dead, its message is not in the DLQ"]
+    assert verdict.figures["dlq"] == 1
 
 
 async def test_the_applications_own_check_is_heard(store: SqliteTaskStore, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 The judge of a chaos run: what has to hold whatever went wrong, and what did not.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,8 @@ _TOLD = 5
 _FILES = 12
 #: Seconds that an event may be under way before it is sent.
 _UNDER_WAY = 1.0
+#: Seconds that a walk of the DLQ hides messages at most, with some to spare, and between two looks.
+_HIDDEN, _LOOK = 40.0, 0.25
 #: Samples that make a process old enough to be judged by its files.
 _SAMPLES = 20
 
@@ -94,6 +98,7 @@ class Judge:
     async def dead(self, sqs: Sqs, dlq: Queue) -> None:
         """Every dead task's message is in the DLQ, and every message there has an ended task."""
         letters = Letters("dlq", queue_name="", store=self._store)
+        await _all_visible(dlq)
         async with Walk(sqs, dlq) as walk:
             found = [letter async for batch in letters.of(walk) for letter in batch]
         for letter in found:
@@ -178,6 +183,18 @@ class Judge:
         self._kinds[kind] += 1
         if self._kinds[kind] <= _TOLD:
             self._findings.append(f"{kind}: {text}")
+
+
+async def _all_visible(queue: Queue) -> None:
+    """Wait while a walk that was cut, or whose receive lost its answer, hides messages."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_HIDDEN):
+            while await _hidden(queue):  # noqa: ASYNC110  # SQS has no event to wait for
+                await asyncio.sleep(_LOOK)
+
+
+async def _hidden(queue: Queue) -> int:
+    return int((await queue.attributes())["ApproximateNumberOfMessagesNotVisible"])
 
 
 def _reported(task: Task, runs: Sequence[Run]) -> bool:
