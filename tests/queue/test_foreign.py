@@ -1,5 +1,6 @@
 """Messages that no producer of ours wrote: plain JSON, SNS's, and what OTel's stock sends carry."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -206,6 +207,7 @@ def tripping(message: ForeignMessage) -> str:
         ((), {"a": 1}, "undecodable_message"),
         ((no_route,), {"a": 1}, "unknown_task_type"),
         ((tripping,), {"a": 1}, "unknown_task_type"),
+        ((lambda message: sys.exit(1),), {"a": 1}, "unknown_task_type"),
         ((lambda message: "unheard.of",), {"a": 1}, "unknown_task_type"),
         ((to_note,), {"number": "seven"}, "invalid_task_data"),
         ((to_note,), [1, 2], "invalid_task_data"),

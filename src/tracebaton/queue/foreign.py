@@ -100,9 +100,9 @@ def foreign_event(
 def _routed(route: ForeignRoute, message: ForeignMessage) -> str | None:
     try:
         return route(message)
-    except MessageError:
+    except (MessageError, GeneratorExit, KeyboardInterrupt):
         raise
-    except Exception as exc:  # a route that trips over a shape it does not know names no type
+    except BaseException as exc:  # one that trips over an unknown shape, or exits, names no type
         raise UnknownTaskType(
             f"The route of foreign messages failed with {type(exc).__qualname__}."
         ) from exc
