@@ -182,6 +182,7 @@ class _Poll:
         self._polls = polls
         self._lock = threading.Lock()
         self._over = False
+        self._close: Callable[[], None] = lambda: None
 
     async def run(self, *, most: int, wait_seconds: int) -> _Outcome:
         try:
@@ -200,7 +201,7 @@ class _Poll:
             loop.call_soon_threadsafe(_hand_over, arrived, (outcome, moment))
             return True
 
-        self._polls.sqs.poll(
+        self._close = self._polls.sqs.poll(
             queue_url,
             most=most,
             wait_seconds=wait_seconds,
@@ -219,9 +220,16 @@ class _Poll:
         return ([], time.monotonic()) if self._leave_behind() else await arrived
 
     def _leave_behind(self) -> bool:
-        """Let the thread give back what it brings; False if it has brought it."""
+        """
+        Close the poll; False if it has brought its messages.
+
+        One that went on would take messages that were just released, and an attempt of each. One
+        that cannot be closed gives them back.
+        """
         with self._lock:
             left_behind, self._over = not self._over, True
+        if left_behind:
+            self._close()
         return left_behind
 
 

@@ -25,7 +25,7 @@ from tracebaton.errors import (
     QueueUnavailable,
     TracebatonError,
 )
-from tracebaton.queue.fastpath import Direct, FastPath
+from tracebaton.queue.fastpath import Cut, Direct, FastPath
 from tracebaton.queue.message import Attribute, Outgoing, Received, Sent, received, request_entry
 from tracebaton.queue.threads import DaemonThreads
 from tracebaton.settings import Settings
@@ -243,13 +243,14 @@ class Sqs:
         wait_seconds: int,
         visibility_seconds: int,
         deliver: Deliver,
-    ) -> None:
+    ) -> Callable[[], None]:
         """
-        Receive once, without being waited for, and hand the outcome to *deliver*.
+        Receive once, without being waited for, hand the outcome to *deliver*, and return what
+        closes the poll's connection.
 
         A poll can be left behind at stop; if it still gets messages then, *deliver* returns False
-        and they are made visible again at once. boto3 cannot cancel a parked poll, so without the
-        fast path it has a daemon thread of its own.
+        and they are made visible again at once. boto3 cannot close a parked poll: without the fast
+        path it has a daemon thread of its own, and nothing closes it.
         """
         request = {
             "QueueUrl": queue_url,
@@ -260,18 +261,22 @@ class Sqs:
             "MessageSystemAttributeNames": ["All"],
         }
         if self._direct_polls is not None:
-            parked = self._receive(self._direct_polls, request, deliver)
+            cut = Cut()
+            parked = self._receive(self._direct_polls, request, deliver, cut)
             task = asyncio.get_running_loop().create_task(parked, name="tracebaton-poll")
             self._parked.add(task)
             task.add_done_callback(self._parked.discard)
-        else:
-            work = partial(self._receive_in_thread, request, deliver)
-            name = "tracebaton-poll"
-            threading.Thread(target=lambda: _unseen(work), name=name, daemon=True).start()
+            return cut
+        work = partial(self._receive_in_thread, request, deliver)
+        name = "tracebaton-poll"
+        threading.Thread(target=lambda: _unseen(work), name=name, daemon=True).start()
+        return lambda: None
 
-    async def _receive(self, calls: Direct, request: Mapping[str, Any], deliver: Deliver) -> None:
+    async def _receive(
+        self, calls: Direct, request: Mapping[str, Any], deliver: Deliver, cut: Cut
+    ) -> None:
         try:
-            answer = await calls.call("ReceiveMessage", request)
+            answer = await calls.call("ReceiveMessage", request, cut=cut)
             messages = [received(message) for message in answer.get("Messages", ())]
         except Exception as exc:  # an edge: a poll that told nobody would stop the worker
             deliver(_ours(exc))

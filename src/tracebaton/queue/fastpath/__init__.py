@@ -12,5 +12,6 @@ no thread, and leaves to boto3 what does not succeed at once.
 
 from tracebaton.queue.fastpath.calls import FastPath
 from tracebaton.queue.fastpath.direct import Direct
+from tracebaton.queue.fastpath.exchanges import Cut
 
-__all__ = ["Direct", "FastPath"]
+__all__ = ["Cut", "Direct", "FastPath"]

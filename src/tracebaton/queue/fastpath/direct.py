@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError
 from tracebaton.queue.fastpath.answers import Http, parsed
 from tracebaton.queue.fastpath.attempts import Answer, Outcome, Route
 from tracebaton.queue.fastpath.calls import OPERATIONS, FastPath, Prepared
+from tracebaton.queue.fastpath.exchanges import Cut
 from tracebaton.queue.fastpath.signing import Keys
 from tracebaton.queue.threads import DaemonThreads
 
@@ -58,9 +59,14 @@ class Direct:
         self._keys: tuple[float, Keys] | None = None
         self._closed = False
 
-    async def call(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def call(
+        self, operation: str, request: Mapping[str, Any], *, cut: Cut | None = None
+    ) -> dict[str, Any]:
         """
         Return what boto3 would of the call.
+
+        Args:
+            cut: Ends it while it is on the loop; boto3's own tries go on.
 
         Raises:
             ClientError: SQS refused it.
@@ -75,12 +81,12 @@ class Direct:
             return await self._by_boto3(operation, request)
         keys = await self._credentials(prepared.route)
         invocation = str(uuid.uuid4())
-        outcome = await self._attempt(prepared, request, keys=keys, invocation=invocation)
+        outcome = await self._attempt(prepared, request, keys=keys, invocation=invocation, cut=cut)
         answer, failure = outcome
         if answer is not None and answer[0].status_code == 200:
             self._tell(prepared, answer)
             return answer[1]
-        if failure is not None and self._closed:
+        if failure is not None and (self._closed or (cut is not None and cut.made)):
             raise failure
         return await self._by_boto3(operation, request, (invocation, outcome))
 
@@ -90,14 +96,20 @@ class Direct:
         self._path.close()
 
     async def _attempt(
-        self, prepared: Prepared, request: Mapping[str, Any], *, keys: Keys, invocation: str
+        self,
+        prepared: Prepared,
+        request: Mapping[str, Any],
+        *,
+        keys: Keys,
+        invocation: str,
+        cut: Cut | None,
     ) -> Outcome:
         counted = {"amz-sdk-invocation-id": invocation, "amz-sdk-request": "attempt=1"}
         body = json.dumps(request, default=_binary).encode()
         target = prepared.route.target
         try:
             written = prepared.route.written({**prepared.headers, **counted}, body, keys)
-            reply = await target.exchanges.exchange(written)
+            reply = await target.exchanges.exchange(written, cut=cut)
         except BotoCoreError as exc:
             return None, exc
         return (Http(target.url, reply), parsed(reply, prepared.model)), None

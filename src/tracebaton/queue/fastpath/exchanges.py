@@ -2,7 +2,7 @@
 Kept connections to one endpoint on the event loop: the same exchange, without a thread.
 
 A caller that is cancelled does not cut its exchange: the answer is read to its end, and the
-connection is kept, as when a thread makes the call.
+connection is kept, as when a thread makes the call. A `Cut` does.
 """
 
 import asyncio
@@ -24,7 +24,26 @@ from botocore.exceptions import (
 from tracebaton.queue.fastpath.connections import Limits
 from tracebaton.queue.fastpath.http1 import BadAnswer, Reply, ReplyReader
 
-__all__ = ["Exchanges"]
+__all__ = ["Cut", "Exchanges"]
+
+
+class Cut:
+    """
+    Ends one exchange by closing its connection, for a call that may wait as long as it likes.
+
+    Attributes:
+        made: Whether that was asked for; nothing is tried again then.
+    """
+
+    def __init__(self) -> None:
+        self.made = False
+        self.wire: _Wire | None = None
+
+    def __call__(self) -> None:
+        """Close the connection, if the exchange is under way or still to come."""
+        self.made = True
+        if self.wire is not None:
+            self.wire.close()
 
 
 class Exchanges:
@@ -43,9 +62,9 @@ class Exchanges:
         # The newest first: what is not needed any more grows old and is ended by the server.
         self._idle: deque[_Wire] = deque()
 
-    async def exchange(self, request: bytes) -> Reply:
+    async def exchange(self, request: bytes, *, cut: Cut | None = None) -> Reply:
         """
-        Send *request* and return the answer.
+        Send *request* and return the answer, unless *cut* comes first.
 
         Raises:
             BotoCoreError: One of botocore's, by what went wrong.
@@ -54,11 +73,16 @@ class Exchanges:
         if loop is not self._loop:  # connections do not outlive the loop they were made on
             self._loop = loop
             self._idle.clear()
-        while self._idle:
-            wire = self._idle.pop()
-            if wire.open:
-                return await wire.ask(request)
-        return await (await self._connected(loop)).ask(request)
+        wire = self._kept() or await self._connected(loop)
+        if cut is None:
+            return await wire.ask(request)
+        cut.wire, answer = wire, wire.ask(request)
+        if cut.made:
+            wire.close()
+        try:
+            return await answer
+        finally:
+            cut.wire = None
 
     def close(self) -> None:
         """Close every connection, those with a call under way too."""
@@ -76,6 +100,13 @@ class Exchanges:
     def gone(self, wire: "_Wire") -> None:
         """Forget *wire*."""
         self._all.discard(wire)
+
+    def _kept(self) -> "_Wire | None":
+        while self._idle:
+            wire = self._idle.pop()
+            if wire.open:
+                return wire
+        return None
 
     async def _connected(self, loop: asyncio.AbstractEventLoop) -> "_Wire":
         host, port = self._address
