@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from tracebaton.queue.consumer import Consumer
 from tracebaton.queue.heartbeat import Leases
 from tracebaton.queue.pollers import Pollers
+from tracebaton.queue.receiver import Receiver
 from tracebaton.queue.settle import Settler
 from tracebaton.queue.worker import Worker
 
@@ -48,15 +50,24 @@ def skip() -> Iterator[Skip]:
         yield move
 
 
-async def beaten(workers: Sequence[Worker]) -> None:
-    """Wait until no extension is due any more."""
+async def caught_up(workers: Sequence[Worker]) -> None:
+    """Wait until no extension is due and no poll is overdue: the network has its own clock."""
     consumers = [consumer for worker in workers for consumer in worker._consumers]
 
-    async def due() -> float:
-        held = [lease.due for consumer in consumers for lease in consumer._leases._held.values()]
-        return min(held, default=float("inf")) - time.monotonic()
+    async def late() -> bool:
+        now = time.monotonic()
+        held = [lease for consumer in consumers for lease in consumer._leases._held.values()]
+        polls = [one for consumer in consumers for one in _receivers(consumer)]
+        return any(lease.due <= now for lease in held) or any(
+            one.quiet_since is not None and now - one.quiet_since > one._polls.wait_seconds
+            for one in polls
+        )
 
-    await until(due, lambda seconds: seconds > 0, seconds=PATIENCE)
+    await until(late, lambda is_late: not is_late, seconds=PATIENCE)
+
+
+def _receivers(consumer: Consumer) -> Sequence[Receiver]:
+    return [] if consumer._pollers is None else consumer._pollers.receivers
 
 
 async def moved_on(workers: Sequence[Worker], skip: Skip, seconds: float) -> None:
@@ -64,6 +75,6 @@ async def moved_on(workers: Sequence[Worker], skip: Skip, seconds: float) -> Non
     while seconds > 0:
         skip(min(STEP, seconds))
         seconds -= STEP
-        await beaten(workers)
+        await caught_up(workers)
         for _ in range(10):  # turns of the loop in which what is due begins
             await asyncio.sleep(0)

@@ -171,3 +171,39 @@ async def test_a_delete_waits_for_no_poll(fast: bool) -> None:
         await client.close()
 
     assert (gone, waiting) == (True, (5, False))
+
+
+async def test_a_receive_without_an_answer_is_given_up(skip: Skip) -> None:
+    """Ten seconds after its long poll is over, and the next one brings the message."""
+    parked, over, runs = threading.Event(), threading.Event(), asyncio.Event()
+    polls: list[int] = []
+
+    def answer(action: str, request: dict[str, Any]) -> Any:
+        if action != "ReceiveMessage":
+            return {"Successful": [], "Failed": []}
+        polls.append(len(polls))
+        if len(polls) == 1:
+            parked.set()
+            over.wait(60)
+        return {"Messages": [MESSAGE]} if len(polls) == 2 else {}
+
+    async def handler(note: Note) -> None:
+        runs.set()
+
+    with ScriptedSqs(answer) as sqs:
+        client, worker = worker_of(sqs, handler)
+        running = asyncio.create_task(worker.run())
+        assert await asyncio.to_thread(parked.wait, 30)
+        skip(25)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        early = len(polls)
+        skip(10)
+        await asyncio.wait_for(runs.wait(), 30)
+        alive = dict(worker.alive())
+        over.set()
+        worker.stop()
+        await asyncio.wait_for(running, 60)
+        await client.close()
+
+    assert (early, alive) == (1, {"pollers": True})
