@@ -149,6 +149,7 @@ EVENT_HTTP_GIVEN_UP: Final = "http.given_up"
 EVENT_TELEMETRY_FAILED: Final = "telemetry.failed"
 #: Spans go through a provider that the application made before us.
 EVENT_TELEMETRY_JOINED: Final = "telemetry.joined"
+EVENT_SPOTLIGHT_IDLE: Final = "telemetry.spotlight_without_dsn"
 EVENT_SERVICE_READY: Final = "service.ready"
 EVENT_SERVICE_NOT_READY: Final = "service.not_ready"
 EVENT_SERVICE_ALIVE: Final = "service.alive"

@@ -195,6 +195,7 @@ class Settings(BaseModel):
     sentry_profile_session_sample_rate: Rate = Field(
         0.0, alias="SENTRY_PROFILE_SESSION_SAMPLE_RATE"
     )
+    sentry_spotlight: str | None = Field(None, alias="SENTRY_SPOTLIGHT")
     sentry_mode: Literal["span-processor", "otlp"] = Field(
         "span-processor", alias="TRACEBATON_SENTRY_MODE"
     )

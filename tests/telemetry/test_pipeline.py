@@ -13,7 +13,7 @@ import sentry_sdk
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, SpanKind
 from otlp_receiver import OtlpReceiver
-from sentry_receiver import SentryReceiver
+from sentry_receiver import SentryReceiver, sentry_receiver
 from sentry_sdk.envelope import Envelope, Item, PayloadRef
 
 from tracebaton.context import RequestStore, bind_trace, current, entered
@@ -474,3 +474,43 @@ telemetry.shutdown(5)
     )
     assert (trace["op"], trace["status"]) == ("http.server", "unavailable")
     assert "s3cr3t" not in str(event)
+
+
+@pytest.mark.parametrize(
+    ("variables", "warned"),
+    [
+        ({"SENTRY_SPOTLIGHT": "1"}, True),
+        ({"SENTRY_SPOTLIGHT": "http://127.0.0.1:8969/stream"}, True),
+        ({"SENTRY_SPOTLIGHT": "off"}, False),
+        ({}, False),
+    ],
+)
+def test_a_spotlight_that_gets_nothing_is_warned_of(
+    pipelines: Any, caplog: pytest.LogCaptureFixture, variables: dict[str, str], warned: bool
+) -> None:
+    """Without a DSN sentry-sdk is not started, and a switch of its own does nothing."""
+    pipelines(variables)
+
+    said = [one for one in caplog.records if one.msg == "telemetry.spotlight_without_dsn"]
+    assert [one.levelname for one in said] == ["WARNING"] * warned
+
+
+def test_a_spotlight_beside_a_dsn_gets_the_same(
+    pipelines: Any,
+    sentry: SentryReceiver,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both get the transaction, and nobody is warned."""
+    with sentry_receiver() as spotlight:
+        url = f"http://127.0.0.1:{spotlight.port}/api/1/envelope/"
+        monkeypatch.setenv("SENTRY_SPOTLIGHT", url)  # sentry-sdk reads it by itself
+        telemetry = pipelines({"SENTRY_DSN": sentry.dsn, "SENTRY_SPOTLIGHT": url})
+        with telemetry.tracer.start_as_current_span("x"):
+            pass
+        telemetry.shutdown(5)
+
+        (one,), (other,) = sentry.transactions(), spotlight.transactions()
+
+    assert one["event_id"] == other["event_id"]
+    assert [each for each in caplog.records if "spotlight" in each.getMessage()] == []

@@ -21,7 +21,7 @@ from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, Tracer
 from tracebaton.errors import ConfigurationError
 from tracebaton.problems import NO_REPORTER, Reporter
 from tracebaton.propagation import Propagator
-from tracebaton.semconv import EVENT_TELEMETRY_JOINED, SCOPE
+from tracebaton.semconv import EVENT_SPOTLIGHT_IDLE, EVENT_TELEMETRY_JOINED, SCOPE
 from tracebaton.settings import Settings, prefer_stable_http_conventions
 from tracebaton.telemetry.adoption import Found, OwnTracerProvider, pipelines_of
 from tracebaton.telemetry.clients import Clients
@@ -42,6 +42,9 @@ Role = Literal["api", "worker"]
 _log = logging.getLogger("tracebaton.telemetry")
 #: Sentry's own default, so that issues of a process without the variable stay together.
 _ENVIRONMENT: Final = "production"
+#: What sentry-sdk reads as false in ``SENTRY_SPOTLIGHT``.
+_NO: Final = frozenset({"", "0", "f", "n", "no", "off", "false"})
+_SPOTLIGHT_REMEDY: Final = "Set SENTRY_DSN=http://x@127.0.0.1:8969/1: without a DSN nothing is sent"
 #: Seconds that the end of a process waits for its sinks where nobody called `shutdown()`.
 EXIT_SECONDS: Final = 2.0
 
@@ -219,6 +222,9 @@ def build(
             ``TRACEBATON_INSTRUMENT`` names is not installed, or a variable that the OpenTelemetry
             SDK reads by itself is wrong.
     """
+    if _asks_for_spotlight(settings) and not settings.sentry_dsn:
+        fields = {"variable": "SENTRY_SPOTLIGHT", "remedy": _SPOTLIGHT_REMEDY}
+        _log.warning(EVENT_SPOTLIGHT_IDLE, extra={"fields": fields})
     clients = Clients(settings.instrument)
     prefer_stable_http_conventions()
     resource = resource_of(settings, role=role)
@@ -247,6 +253,11 @@ def build(
                 telemetry.tracer_provider, telemetry.meter_provider, telemetry.propagator
             )
     return telemetry
+
+
+def _asks_for_spotlight(settings: Settings) -> bool:
+    """Tell whether sentry-sdk would send to a Spotlight: a URL, or what it reads as true."""
+    return (settings.sentry_spotlight or "").lower() not in _NO
 
 
 def standing(
