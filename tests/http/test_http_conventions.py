@@ -132,8 +132,15 @@ CASES: dict[tuple[str, str], tuple[str, str | None, int | None, str | None]] = {
 }
 OLD = {"method": "http.method", "status": "http.status_code"}
 NEW = {"method": "http.request.method", "status": "http.response.status_code"}
+#: Somebody's process: the variable is unset, and it was read before we could set it.
+READ_BEFORE = """
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+HTTPXClientInstrumentor().instrument()
+"""
 #: The variable's value, which names there have to be, and which there may not.
 CONVENTIONS: dict[str, tuple[list[dict[str, str]], list[dict[str, str]]]] = {
+    "read before": ([OLD], [NEW]),
+    "unset": ([NEW], [OLD]),
     "old": ([OLD], [NEW]),
     "http/dup": ([OLD, NEW], []),
     "http": ([NEW], [OLD]),
@@ -143,9 +150,12 @@ CONVENTIONS: dict[str, tuple[list[dict[str, str]], list[dict[str, str]]]] = {
 @pytest.mark.parametrize("conventions", CONVENTIONS)
 def test_every_kind_of_request_is_one_right_span(conventions: str) -> None:
     """Name, kind, route, status and failure; the query nowhere; background work on its own."""
+    chosen = {"OTEL_SEMCONV_STABILITY_OPT_IN": conventions}
+    program = READ_BEFORE + PROGRAM if conventions == "read before" else PROGRAM
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(list(CASES))],
-        env={"PATH": os.environ["PATH"], "OTEL_SEMCONV_STABILITY_OPT_IN": conventions},
+        [sys.executable, "-c", program, json.dumps(list(CASES))],
+        env={"PATH": os.environ["PATH"]}
+        | ({} if conventions in ("read before", "unset") else chosen),
         capture_output=True,
         text=True,
         timeout=60,
