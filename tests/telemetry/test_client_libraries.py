@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import Any
 import asyncpg
 import boto3
 import httpx
+import psycopg
 import pytest
 import redis
 import requests
@@ -25,6 +27,7 @@ from opentelemetry import propagate
 from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
 from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
 from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
@@ -32,6 +35,7 @@ from opentelemetry.instrumentation.urllib3 import URLLib3Instrumentor
 from otlp_receiver import OtlpReceiver
 from redis_server import redis_server
 
+from backends import missing
 from tracebaton.context import RequestStore, entered
 from tracebaton.telemetry.clients import Clients
 
@@ -44,6 +48,7 @@ _INSTRUMENTORS = {
     "asyncpg": AsyncPGInstrumentor,
     "botocore": BotocoreInstrumentor,
     "httpx": HTTPXClientInstrumentor,
+    "psycopg": PsycopgInstrumentor,
     "redis": RedisInstrumentor,
     "requests": RequestsInstrumentor,
     "sqlalchemy": SQLAlchemyInstrumentor,
@@ -130,30 +135,29 @@ def test_sqlalchemy(pipelines: Any, otlp: OtlpReceiver, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """Run a PostgreSQL of this machine, on a socket of its own; yield the socket's folder."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if not found:
-        pytest.skip("no PostgreSQL server on this machine")
-    folder = tmp_path_factory.mktemp("postgres")
-    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
-    if user is not None:
-        shutil.chown(folder, user)
-        for parent in (folder.parent, folder.parent.parent):
-            parent.chmod(0o755)
-    options: dict[str, Any] = {"user": user, "cwd": folder, "stdout": subprocess.DEVNULL}
+        missing("no PostgreSQL server: apt-get install postgresql")
     binaries = found[-1].parent
-    initdb = [f"{binaries}/initdb", "-D", "data", "-U", "shop", "--no-sync", "-A", "trust"]
-    subprocess.run(initdb, check=True, timeout=60, **options)
-    command = [f"{binaries}/postgres", "-D", "data", "-k", str(folder), "-h", "", "-F"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, **options) as process:
-        socket, deadline = folder / ".s.PGSQL.5432", time.monotonic() + 30
-        while not socket.exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)  # a poll of another process, bounded by the deadline
-        yield str(folder)
-        process.terminate()
+    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+    # Not below pytest's own folder: each session that starts takes it from other users again.
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+        if user is not None:
+            shutil.chown(folder, user)
+        options: dict[str, Any] = {"user": user, "cwd": folder, "stdout": subprocess.DEVNULL}
+        initdb = [f"{binaries}/initdb", "-D", "data", "-U", "shop", "--no-sync", "-A", "trust"]
+        subprocess.run(initdb, check=True, timeout=60, **options)
+        command = [f"{binaries}/postgres", "-D", "data", "-k", folder, "-h", "", "-F"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, **options) as process:
+            socket, deadline = Path(folder) / ".s.PGSQL.5432", time.monotonic() + 30
+            while not socket.exists():
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)  # a poll of another process, bounded by the deadline
+            yield folder
+            process.terminate()
 
 
 async def test_asyncpg(pipelines: Any, otlp: OtlpReceiver, postgres: str) -> None:
@@ -165,6 +169,25 @@ async def test_asyncpg(pipelines: Any, otlp: OtlpReceiver, postgres: str) -> Non
         with pytest.raises(asyncpg.UndefinedTableError):
             await connection.execute("SELECT * FROM nothing")
         await connection.close()
+    telemetry.shutdown(5)
+
+    found = [row for row in rows(otlp) if row[0].startswith("SELECT")]
+    failed = [span.status.code for span in otlp.spans() if span.name == "SELECT"]
+
+    assert found == [("SELECT", "db", "work")] * 2
+    assert sorted(failed) == [0, 2]
+    assert CANARY.encode() not in b"".join(body for _, _, body in otlp.requests)
+
+
+def test_psycopg(pipelines: Any, otlp: OtlpReceiver, postgres: str) -> None:
+    """The same for psycopg, whose cursors run the queries."""
+    telemetry = pipelines({"OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url})
+    with instrumented(telemetry, "psycopg"):
+        connection = psycopg.connect(host=postgres, user="shop", dbname="postgres")
+        assert connection.execute("SELECT %s::text", (CANARY,)).fetchone() == (CANARY,)
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            connection.execute("SELECT * FROM nothing")
+        connection.close()
     telemetry.shutdown(5)
 
     found = [row for row in rows(otlp) if row[0].startswith("SELECT")]

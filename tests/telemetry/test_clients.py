@@ -146,6 +146,23 @@ def test_what_somebody_else_switched_on_stays_as_it_is(pipelines: Any, otlp: Otl
     assert reports == [1, 0]
 
 
+@pytest.fixture
+def without_psycopg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every package but psycopg's instrumentation, as if that were not installed."""
+    dist = "opentelemetry_instrumentation_psycopg-*.dist-info"
+    path = list(sys.path)
+    for number, folder in enumerate(map(Path, sys.path)):
+        hidden = set(folder.glob(dist)) if folder.is_dir() else set()
+        if hidden:
+            rest = tmp_path / f"packages-{number}"
+            rest.mkdir()
+            for each in set(folder.iterdir()) - hidden:
+                (rest / each.name).symlink_to(each)
+            path[number] = str(rest)
+    monkeypatch.setattr(sys, "path", path)
+
+
+@pytest.mark.usefixtures("without_psycopg")
 def test_what_is_not_installed_stops_the_start() -> None:
     """By its name and with the remedy; all-installed has nothing to miss."""
     settings = Settings.load({"TRACEBATON_INSTRUMENT": "httpx, psycopg,all-installed"})
@@ -166,6 +183,7 @@ def test_an_unknown_name_stops_the_start() -> None:
         Settings.load({"TRACEBATON_INSTRUMENT": "httpx,flask"})
 
 
+@pytest.mark.usefixtures("without_psycopg")
 def test_a_library_that_does_not_fit_stops_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
