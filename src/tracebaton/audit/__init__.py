@@ -11,8 +11,9 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, TypeVar, overload
 
-from tracebaton.audit.calls import AUDITED, Method
+from tracebaton.audit.calls import Method
 from tracebaton.audit.stand_in import is_stand_in, public_functions, stand_in
+from tracebaton.audit.wrappers import AUDITED, wrapper
 
 __all__ = ["audited"]
 
@@ -59,7 +60,7 @@ def _audited_class(cls: type, name: str) -> type:
         function = getattr(found, AUDITED, found)  # a base may be audited as well
         method = Method(name, attribute, function)
         try:
-            setattr(cls, attribute, method.wrapper(partial(MethodType, function)))
+            setattr(cls, attribute, wrapper(method, partial(MethodType, function)))
         except TypeError as exc:
             raise TypeError(f"{cls.__name__} cannot be changed: audit an instance of it.") from exc
     return cls

@@ -1,17 +1,12 @@
 """
-A call that is audited, and the wrapper that makes it one, for each kind of function.
-
-A wrapper is of the kind it wraps, so that ``inspect`` and frameworks see no difference, and it adds
-its own frame to a traceback and no other.
+A call that is audited: what is told of it, and that it is told once.
 """
 
-import inspect
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
-from functools import partial, update_wrapper
-from types import AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType
+from types import TracebackType
 from typing import Any, Final, Self
 
 from opentelemetry import trace
@@ -21,10 +16,8 @@ from tracebaton.events import say
 from tracebaton.redaction import redact_text, redact_value
 from tracebaton.semconv import EVENT_AUDIT_CALL, EVENT_AUDIT_ERROR, EVENT_AUDIT_SUCCESS
 
-__all__ = ["AUDITED", "Method"]
+__all__ = ["Call", "Method"]
 
-#: Where a wrapper keeps the function it wraps.
-AUDITED: Final = "__audited__"
 #: Characters of an exception's message.
 _MESSAGE: Final = 500
 
@@ -33,14 +26,10 @@ _log = logging.getLogger("tracebaton.audit")
 _inside: ContextVar[object] = ContextVar("tracebaton_audit_inside", default=None)
 
 
-#: The function that a call of *self* ends in, bound.
-Resolve = Callable[[Any], Callable[..., Any]]
-
-
 class Method:
     """A public method of a service."""
 
-    __slots__ = ("_always", "_function", "_parameters", "name", "service")
+    __slots__ = ("_always", "_parameters", "function", "name", "service")
 
     def __init__(
         self, service: str, name: str, function: Callable[..., Any], *, always: bool = False
@@ -56,24 +45,9 @@ class Method:
         """
         self.service = redact_text(service)
         self.name = name
-        self._function = function
+        self.function = function
         self._always = always
         self._parameters = Parameters(function, skip=1)
-
-    def wrapper(self, resolve: Resolve) -> Callable[..., Any]:
-        """Return the function that audits a call and makes it by *resolve*."""
-        function = self._function
-        if inspect.iscoroutinefunction(function):
-            made = _coroutine(self, resolve)
-        elif inspect.isasyncgenfunction(function):
-            made = _async_steps(partial(_opened, self, resolve))
-        elif inspect.isgeneratorfunction(function):
-            made = _steps(partial(_opened, self, resolve))
-        else:
-            made = _plain(self, resolve)
-        update_wrapper(made, function)
-        setattr(made, AUDITED, function)
-        return made
 
     def call(self, receiver: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Call":
         """Start a call; one that *receiver* makes of itself is heard by nobody."""
@@ -203,121 +177,3 @@ def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = "None" if value is None else value
     return flat
-
-
-def _plain(method: Method, resolve: Resolve) -> Callable[..., Any]:
-    def wrapper(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        function, call = resolve(self), method.call(self, args, kwargs)
-        with call:
-            result = function(*args, **kwargs)
-        if type(result) in _LATER:  # a decorated coroutine function: nothing has happened yet
-            return _LATER[type(result)](call, result)
-        call.succeeded(result)
-        return _outside(self, function, result)
-
-    return wrapper
-
-
-def _coroutine(method: Method, resolve: Resolve) -> Callable[..., Any]:
-    async def wrapper(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        function, call = resolve(self), method.call(self, args, kwargs)
-        with call:
-            result = await function(*args, **kwargs)
-        call.succeeded(result)
-        return _outside(self, function, result)
-
-    return wrapper
-
-
-def _outside(self: Any, function: Callable[..., Any], result: Any) -> Any:
-    """Return *self* where a method of its target returned the target."""
-    return self if result is getattr(function, "__self__", _NOBODY) else result
-
-
-_NOBODY: Final = object()
-
-
-async def _awaited(call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    with call:
-        result = await coroutine
-    call.succeeded(result)
-    return result
-
-
-def _opened(
-    method: Method, resolve: Resolve, self: Any, /, *args: Any, **kwargs: Any
-) -> tuple[Call, Any]:
-    """Return the call of a generator function and its generator, in which nothing ran yet."""
-    call = method.call(self, args, kwargs)
-    call.steps = True
-    return call, resolve(self)(*args, **kwargs)
-
-
-def _steps(opened: Callable[..., tuple[Call, Generator[Any, Any, Any]]]) -> Callable[..., Any]:
-    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        call, steps = opened(*args, **kwargs)
-        resume: Callable[[Any], Any] = steps.send
-        item = value = None
-        while True:
-            with call:
-                item = resume(value)
-            if call.over:
-                return call.result
-            call.items += 1
-            try:
-                resume, value = steps.send, (yield item)
-            except GeneratorExit:
-                with call:
-                    steps.close()
-                call.succeeded(closed=True)
-                raise
-            except BaseException as exc:  # thrown in by the consumer: it is the generator's
-                resume, value = steps.throw, exc
-
-    return wrapper
-
-
-def _async_steps(
-    opened: Callable[..., tuple[Call, AsyncGenerator[Any, Any]]],
-) -> Callable[..., Any]:
-    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        call, steps = opened(*args, **kwargs)
-        resume: Callable[[Any], Any] = steps.asend
-        item = value = None
-        while True:
-            with call:
-                item = await resume(value)
-            if call.over:
-                return
-            call.items += 1
-            try:
-                resume, value = steps.asend, (yield item)
-            except GeneratorExit:
-                with call:
-                    await steps.aclose()
-                call.succeeded(closed=True)
-                raise
-            except BaseException as exc:  # thrown in by the consumer: it is the generator's
-                resume, value = steps.athrow, exc
-
-    return wrapper
-
-
-def _step_later(call: Call, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    call.steps = True
-    found: Generator[Any, Any, Any] = _steps(lambda: (call, steps))()
-    return found
-
-
-def _async_step_later(call: Call, steps: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
-    call.steps = True
-    found: AsyncGenerator[Any, Any] = _async_steps(lambda: (call, steps))()
-    return found
-
-
-#: What a plain function may return that has yet to run, and what watches over it.
-_LATER: Final[Mapping[type, Callable[[Call, Any], Any]]] = {
-    CoroutineType: _awaited,
-    GeneratorType: _step_later,
-    AsyncGeneratorType: _async_step_later,
-}

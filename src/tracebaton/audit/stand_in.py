@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import Any, Final
 
 from tracebaton.audit.calls import Method
+from tracebaton.audit.wrappers import wrapper
 
 __all__ = ["is_stand_in", "public_functions", "stand_in"]
 
@@ -71,7 +72,7 @@ def stand_in(target: Any, *, service: str) -> Any:
             namespace[name] = _forwarded(kind, name) if callable(found) else found
     for name, function in public_functions(kind).items():
         method = Method(service, name, function, always=True)
-        namespace[name] = method.wrapper(_target_method(name))
+        namespace[name] = wrapper(method, _target_method(name))
     made: Any = object.__new__(type(kind.__name__, (_StandIn,), namespace))
     object.__setattr__(made, "_audited_target", target)
     return made
