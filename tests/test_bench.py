@@ -67,3 +67,24 @@ def test_queue_benches_measure(command: list[str], row: str, figure: str, tmp_pa
     assert told[figure] > 0
     assert told.get("lost", 0) == told.get("doubled", 0) == 0
     assert told.get("sent", 1) >= 1
+
+
+@pytest.mark.parametrize(
+    ("part", "row", "figure"),
+    [
+        ("submit", "ours, 2", "rps_64"),
+        ("get", "bare", "rps_1"),
+        ("events", "ours", "rps_1"),
+        ("listeners", "ours", "memory_mib"),
+    ],
+)
+def test_http_bench_measures(part: str, row: str, figure: str, tmp_path: Path) -> None:
+    """Every answer is the one that was asked for, and what is accepted is sent."""
+    if shutil.which("go") is None:
+        pytest.skip("the broker of the queue benches is built by Go")
+    command = [sys.executable, str(ROOT / "bench" / "http"), part, "--quick", "--only", row]
+    subprocess.run([*command, "--json", str(tmp_path / "told.json")], check=True, timeout=100)
+
+    told = json.loads((tmp_path / "told.json").read_text())["rounds"][0][row]
+    assert told[figure] > 0
+    assert told.get("sent", 1) >= 1
