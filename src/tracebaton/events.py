@@ -12,12 +12,17 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["say"]
+__all__ = ["HEARS", "say"]
 
 _BLANK: Final = vars(logging.makeLogRecord({}))
 _START: Final = time.time()
 #: As Python made them: sentry-sdk, for one, puts another in its place to see each record.
 _HANDLE, _CALL_HANDLERS = logging.Logger.handle, logging.Logger.callHandlers
+
+
+#: The attribute by which another ``callHandlers`` says that it takes events without a record: a
+#: function of logger's name, event, level and fields.
+HEARS: Final = "tracebaton_hears"
 
 
 def say(
@@ -39,15 +44,18 @@ def say(
     if logging.getLogRecordFactory() is not logging.LogRecord:  # somebody adds to each record
         log.log(level, event, extra={"fields": fields})
         return
-    said = _direct(log, level)
+    call = type(log).callHandlers
+    hears = None if call is _CALL_HANDLERS else getattr(call, HEARS, None)
+    said = _direct(log, level) if call is _CALL_HANDLERS or hears is not None else None
     if said is None or not said(log.name, event, level, fields, clean):
         log.handle(_record(log, event, level, fields))
+    elif hears is not None:
+        hears(log.name, event, level, fields)
 
 
 def _direct(log: logging.Logger, level: int) -> Any:
     """Return how to write without a record, None where anybody else may want one."""
-    kind = type(log)
-    if log.filters or kind.handle is not _HANDLE or kind.callHandlers is not _CALL_HANDLERS:
+    if log.filters or type(log).handle is not _HANDLE:
         return None
     only, here = None, log
     while True:

@@ -32,6 +32,7 @@ from tracebaton.telemetry.sentry.held import Held
 from tracebaton.telemetry.sentry.masking import mask_event
 from tracebaton.telemetry.sentry.replay import Replay
 from tracebaton.telemetry.sentry.reporter import SentryReporter, first_report
+from tracebaton.telemetry.sentry.trail import hear_events
 from tracebaton.telemetry.sentry.transport import ParallelTransport
 from tracebaton.telemetry.transactions import describe
 from tracebaton.telemetry.units import Unit, UnitCollector
@@ -151,6 +152,7 @@ class Sentry:
             logging.getLogger("sentry_sdk.errors").setLevel(logging.INFO)
         check_sdk(self._mode, version=sentry_sdk.VERSION, lifecycle=options.get("trace_lifecycle"))
         register_external_propagation_context(current_ids)
+        hear_events()
         if settings.sentry_profile_session_sample_rate:
             sentry_sdk.profiler.start_profiler()
         self.reporter: Reporter = SentryReporter(self._outages, self._handover.wake, self.members)
@@ -269,7 +271,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "trace_propagation_targets": [],
         "integrations": [
             # Logs are breadcrumbs; what is an event is decided by the one error mapping.
-            LoggingIntegration(level=logging.INFO, event_level=None),
+            LoggingIntegration(level=logging.INFO, event_level=None, sentry_logs_level=None),
         ],
         "disabled_integrations": [
             DedupeIntegration(),  # forgets all but the last exception
