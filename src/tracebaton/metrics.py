@@ -6,8 +6,7 @@ made inside a sampled span, or given its context, carries the trace as its exemp
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -120,18 +119,9 @@ class MessagingMetrics:
         """Measure what the process span spans; the arguments as for `sent()`."""
         self._processing.record(seconds, _attributes(destination, "process", error_type), context)
 
-    @contextmanager
-    def processing(self, destination: str) -> Iterator[Measurement]:
+    def processing(self, destination: str) -> "_Processing":
         """Measure a block as `processed()` does; stand inside the process span."""
-        measurement, started = Measurement(), time.perf_counter()
-        try:
-            yield measurement
-        except Exception as exc:  # not a cancellation: a stop that gives it back is no failure
-            measurement.error_type = measurement.error_type or type(exc).__qualname__
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            self.processed(destination, seconds, error_type=measurement.error_type)
+        return _Processing(self, destination)
 
     def _operated(
         self, seconds: float, attributes: Mapping[str, Any], kind: str, context: Context | None
@@ -166,6 +156,33 @@ class MessagingMetrics:
             "s",
             "Duration of the handling of a message.",
             explicit_bucket_boundaries_advisory=_LONG_BOUNDS,
+        )
+
+
+class _Processing:
+    """The block that `processing()` measures."""
+
+    __slots__ = ("_destination", "_measurement", "_metrics", "_started")
+
+    def __init__(self, metrics: MessagingMetrics, destination: str) -> None:
+        self._metrics = metrics
+        self._destination = destination
+        self._measurement = Measurement()
+
+    def __enter__(self) -> Measurement:
+        self._started = time.perf_counter()
+        return self._measurement
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object
+    ) -> None:
+        # Not a cancellation: a stop that gives it back is no failure.
+        if isinstance(exc, Exception) and self._measurement.error_type is None:
+            self._measurement.error_type = type(exc).__qualname__
+        self._metrics.processed(
+            self._destination,
+            time.perf_counter() - self._started,
+            error_type=self._measurement.error_type,
         )
 
 

@@ -142,7 +142,9 @@ def format_sentry_trace(span: SpanContext) -> str:
 
 def parse_aws_trace_header(value: str | None) -> SpanContext | None:
     """Return the remote parent of an ``AWSTraceHeader``: ``Root=1-…;Parent=…;Sampled=1``."""
-    fields = dict(part.strip().partition("=")[::2] for part in (value or "").split(";"))
+    if value is None:
+        return None
+    fields = dict(part.strip().partition("=")[::2] for part in value.split(";"))
     root = _AWS_ROOT.fullmatch(fields.get("Root", ""))
     parent = _AWS_PARENT.fullmatch(fields.get("Parent", ""))
     if root is None or parent is None:

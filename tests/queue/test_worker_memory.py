@@ -10,6 +10,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from tracebaton.errors import Reject
+from tracebaton.queue.lease import Lease
 from tracebaton.telemetry.enrichment import SpanPipeline
 
 from .conftest import Bench, Note, until, working
@@ -72,3 +73,33 @@ async def test_memory_is_flat(
     assert seen["runs"] >= chunks * CHUNK
     assert last[0] - warm[0] < 500, counts  # of 10 objects and more that each message makes
     assert last[1] <= warm[1] * 1.05 or not cases, counts
+
+
+async def test_a_message_leaves_no_circle_behind(bench: Bench) -> None:
+    """What it needed is freed at once: the collector of garbage has nothing to look for."""
+
+    async def handler(note: Note) -> None:
+        """Do nothing."""
+
+    async def empty() -> bool:
+        return bench.count() == 0 and worker.in_hand == 0
+
+    bench.handle(handler)
+    await bench.producer(store=None).enqueue_many([("note", Note(number=n)) for n in range(100)])
+    worker = bench.worker(store=None, concurrency=20, wait_seconds=1)
+    gc.collect()
+    before = leases()
+    gc.disable()
+    try:
+        async with working(worker):
+            await until(empty, bool)
+            left = [one for one in leases() if one not in before]
+    finally:
+        gc.enable()
+
+    assert left == []
+
+
+def leases() -> list[Lease]:
+    """Every lease there is, those that other tests have left too."""
+    return [one for one in gc.get_objects() if isinstance(one, Lease)]

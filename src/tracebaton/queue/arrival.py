@@ -7,8 +7,8 @@ does; what it measures goes with the span.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import fields, replace
+from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 from opentelemetry import context as otel
@@ -54,6 +54,7 @@ class Arrivals:
             store_type: The request store's class, with its custom fields.
         """
         self.queue_name = queue_name
+        self._span_name = f"process {queue_name}"
         self._reader = reader
         self._registry = registry
         self._tracer = tracer
@@ -124,16 +125,19 @@ class Arrivals:
     def _request(self, incoming: Incoming, extracted: MessageContext) -> RequestStore:
         """Return the request store that the message carries; who wrote it decides what of it."""
         event, said = incoming.event, extracted.fields
+        user_id: str | None = None
+        custom: dict[str, Any] = {}
+        if incoming.own and event is not None:
+            user_id = said.get("user_id") or event.user_id
+            custom = {name: said[name] for name in self._custom if name in said}
         correlation_id = said.get("correlation_id") or (event.correlation_id if event else None)
-        store = self._store_type(
+        return self._store_type(
             correlation_id=context.valid_correlation_id(correlation_id),
+            user_id=user_id,
             task_id=event.id if event else None,
             attempt=incoming.message.receive_count,
+            **custom,
         )
-        if not incoming.own or event is None:
-            return store
-        custom: dict[str, Any] = {name: said[name] for name in self._custom if name in said}
-        return replace(store, user_id=said.get("user_id") or event.user_id, **custom)
 
     def _backoff(self, incoming: Incoming) -> Backoff:
         """Return the back-off of the message's task type, the worker's where it has none."""
@@ -144,12 +148,29 @@ class Arrivals:
 
     def _span(
         self, incoming: Incoming, waited: Mapping[str, float], links: Sequence[Link]
-    ) -> AbstractContextManager[Span]:
-        return self._tracer.start_as_current_span(
-            f"process {self.queue_name}",
-            kind=SpanKind.CONSUMER,
-            attributes=process_attributes(self.queue_name, incoming, waited),
-            links=links,
-            record_exception=False,
-            set_status_on_exception=False,
+    ) -> "_Current":
+        return _Current(
+            self._tracer.start_span(
+                self._span_name,
+                kind=SpanKind.CONSUMER,
+                attributes=process_attributes(self.queue_name, incoming, waited),
+                links=links,
+            )
         )
+
+
+class _Current:
+    """Makes a span the current one for a block and ends it: the tracer's own costs thrice that."""
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def __enter__(self) -> Span:
+        self._token = otel.attach(trace.set_span_in_context(self._span))
+        return self._span
+
+    def __exit__(self, *_: object) -> None:
+        otel.detach(self._token)
+        self._span.end()

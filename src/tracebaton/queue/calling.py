@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -73,10 +74,17 @@ class HandlerCalls:
             HandlerTimeout: It ran longer than its deadline.
             TaskCancelled: Its task was cancelled meanwhile.
         """
-        call = _Call(kind.deadline if gather is None else None)
+        work = self._run(kind, data) if gather is None else gather(data)
+        deadline = kind.deadline if gather is None else None
+        call = _Call(deadline)
+        reports = reporting(self._writer(task_id, attempt))
+        if deadline is None and self._store is None:  # nobody can stop it
+            with _told(kind, call):
+                async with reports:
+                    return await work
         with _told(kind, call), self._stoppable(task_id, call):
-            async with call.limit, reporting(self._writer(task_id, attempt)):
-                return await (self._run(kind, data) if gather is None else gather(data))
+            async with call.limit, reports:
+                return await work
 
     async def together(self, kind: TaskType, batch: Sequence[BaseModel]) -> Any:
         """Run the batch handler of *kind* and return what it returns; as `call()`."""
@@ -86,7 +94,7 @@ class HandlerCalls:
                 return await self._run(kind, batch)
 
     async def _run(self, kind: TaskType, argument: Any) -> Any:
-        if inspect.iscoroutinefunction(kind.handler):
+        if _is_async(kind.handler):
             return await kind.handler(argument)
         return await self._threads.run(lambda: kind.handler(argument))
 
@@ -126,6 +134,10 @@ class HandlerCalls:
                 )
 
         return write
+
+
+#: Asked of each message, and the answer takes several looks at the function.
+_is_async = lru_cache(maxsize=256)(inspect.iscoroutinefunction)
 
 
 @contextmanager

@@ -42,7 +42,8 @@ class ClientSpans:
         self._tracer = tracer
         self._queue = queue_name
         self._receive = "receive" in kinds
-        self._settle = "settle" in kinds
+        #: Whether deletes and changes of visibility have spans.
+        self.settles = "settle" in kinds
 
     def received(self, count: int, seconds: float) -> None:
         """Record a poll that took *seconds* and brought *count* messages."""
@@ -62,7 +63,7 @@ class ClientSpans:
     def settling(self, lease: Lease, name: Literal["ack", "nack"]) -> Iterator[Outcome]:
         """Record the settling of a message; the block says in what it gets whether it worked."""
         outcome = Outcome()
-        if not self._settle:
+        if not self.settles:
             yield outcome
             return
         with self._tracer.start_as_current_span(

@@ -179,6 +179,7 @@ class Consumer:
     def _finished(self, task: asyncio.Task[None]) -> None:
         lease = self.running.pop(task)
         self._leases.drop(lease)
+        lease.finished()
         self._share.give_back(1)
         if not task.cancelled() and (failure := task.exception()):
             # A mistake of ours in settling: the message comes again when its lease runs out.
@@ -207,6 +208,8 @@ class Consumer:
 
     async def _ack(self, lease: Lease) -> bool:
         handle, until = lease.message.receipt_handle, lease.deadline - MARGIN
+        if not self._spans.settles:
+            return await self._settler.ack(handle, until=until)
         with self._spans.settling(lease, "ack") as outcome:
             outcome.confirmed = await self._settler.ack(handle, until=until)
         return outcome.confirmed

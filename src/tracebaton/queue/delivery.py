@@ -130,8 +130,7 @@ class Delivery:
         await self._store.create(task, exist_ok=True)
 
     def _check_age(self, kind: TaskType, attempt: Attempt) -> None:
-        since = attempt.incoming.enqueued_at()
-        if kind.max_age is None or since is None:
+        if kind.max_age is None or (since := attempt.incoming.enqueued_at()) is None:
             return
         age = self._now() - since - attempt.event.delay_seconds
         if age > kind.max_age:

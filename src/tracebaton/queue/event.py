@@ -9,8 +9,11 @@ survives brokers and tools that drop message attributes.
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from pydantic_core import from_json
 
 from tracebaton.errors import UndecodableMessage
 from tracebaton.semconv import BAGGAGE, TRACEPARENT, TRACESTATE
@@ -123,6 +126,8 @@ def parse(body: str) -> Any:
     Raises:
         UndecodableMessage: It is not JSON, or nested too deep.
     """
+    with suppress(ValueError):  # deeper than it goes, half a surrogate pair, or no JSON at all
+        return from_json(body)
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as exc:

@@ -147,6 +147,15 @@ class Lease:
         """Call *callback* if the lease is lost or expires before settle."""
         self._on_end = callback
 
+    def finished(self) -> None:
+        """
+        Let go of what the delivery has left here.
+
+        *context* holds the lease in its turn, and so does the task to be cancelled: a circle a
+        message, for which the collector of garbage would run all the time.
+        """
+        self.context = self._on_end = None
+
     def left(self, now: float) -> float:
         """Return the seconds that remain of SQS's 12 hours."""
         return self.received_at + LIMIT - now

@@ -5,9 +5,10 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
 from time import monotonic
+from types import TracebackType
 from typing import Any, Final
 
 from opentelemetry import context as otel
@@ -51,25 +52,34 @@ def progress(percent: float, message: str | None = None) -> Awaitable[None]:
     return found.report(round(min(100.0, max(0.0, percent))), text)
 
 
-@asynccontextmanager
-async def reporting(write: Write) -> AsyncIterator[None]:
+class reporting:  # noqa: N801  # it is used like a function, and each message makes one
     """
     Let `progress()` inside the block report by *write*.
 
     What was reported is written when the block ends, unless it was cancelled; what comes after that
     is dropped.
     """
-    reporter = _Reporter(write)
-    token = otel.attach(otel.set_value(_KEY, reporter))
-    try:
-        yield
-        await reporter.written()
-    except Exception:
-        await reporter.written()
-        raise
-    finally:
-        reporter.open = False
-        otel.detach(token)
+
+    __slots__ = ("_reporter", "_token")
+
+    def __init__(self, write: Write) -> None:
+        self._reporter = _Reporter(write)
+
+    async def __aenter__(self) -> None:
+        self._token = otel.attach(otel.set_value(_KEY, self._reporter))
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if exc is None or isinstance(exc, Exception):
+                await self._reporter.written()
+        finally:
+            self._reporter.open = False
+            otel.detach(self._token)
 
 
 class _Written:

@@ -7,12 +7,12 @@ botocore's own parser, so that codes, messages and modelled errors are its.
 """
 
 import base64
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from botocore.awsrequest import AWSResponse, HeadersDict
 from botocore.parsers import create_parser
+from pydantic_core import from_json
 
 from tracebaton.queue.fastpath.http1 import Reply
 
@@ -53,8 +53,8 @@ def parsed(reply: Reply, operation: Any) -> dict[str, Any]:
 def _quickly(reply: Reply) -> dict[str, Any] | None:
     """Return the document of *reply*, None where it is not as simple as they are."""
     try:
-        document = json.loads(reply.body) if reply.body else {}
-    except ValueError:
+        document = from_json(reply.body) if reply.body else {}
+    except ValueError:  # half a surrogate pair in a message, too: botocore reads those
         return None
     if type(document) is not dict or None in document.values():
         return None
