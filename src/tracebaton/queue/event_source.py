@@ -155,15 +155,8 @@ def _received(record: Mapping[str, Any]) -> Received:
         )
         for name, value in (record.get("messageAttributes") or {}).items()
     }
-    return Received(
-        message_id=record["messageId"],
-        receipt_handle=record["receiptHandle"],
-        body=record["body"],
-        attributes={
-            name: attribute.value
-            for name, attribute in every.items()
-            if isinstance(attribute.value, str)
-        },
+    return Received.of(
+        *(record["messageId"], record["receiptHandle"], record["body"]),
         every=every,
         system=record.get("attributes") or {},
     )

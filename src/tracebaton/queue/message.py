@@ -55,6 +55,27 @@ class Received:
     every: Mapping[str, Attribute] = field(default_factory=dict)
     system: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        message_id: str,
+        receipt_handle: str,
+        body: str,
+        *,
+        every: Mapping[str, Attribute],
+        system: Mapping[str, str],
+    ) -> "Received":
+        """Return the message that has these, its text attributes picked out."""
+        texts = {name: one.value for name, one in every.items() if isinstance(one.value, str)}
+        return cls(
+            message_id=message_id,
+            receipt_handle=receipt_handle,
+            body=body,
+            attributes=texts,
+            every=every,
+            system=system,
+        )
+
     @property
     def receive_count(self) -> int:
         """Return how many times SQS has handed this message out, this time included."""
@@ -118,15 +139,8 @@ def received(document: Mapping[str, Any]) -> Received:
         name: Attribute(value["DataType"], value.get("StringValue", value.get("BinaryValue", b"")))
         for name, value in document.get("MessageAttributes", {}).items()
     }
-    return Received(
-        message_id=document["MessageId"],
-        receipt_handle=document["ReceiptHandle"],
-        body=document["Body"],
-        attributes={
-            name: attribute.value
-            for name, attribute in every.items()
-            if isinstance(attribute.value, str)
-        },
+    return Received.of(
+        *(document["MessageId"], document["ReceiptHandle"], document["Body"]),
         every=every,
         system=document.get("Attributes", {}),
     )
