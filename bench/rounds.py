@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,16 +61,28 @@ class Goal:
         )
 
 
-def alternate(rows: Sequence[Row], rounds: int) -> list[Round]:
-    """Measure *rows* for that many *rounds*; a row that fails is told and left out of its round."""
+def alternate(
+    rows: Sequence[Row], rounds: int, *, first: int = 0, seconds: float = float("inf")
+) -> list[Round]:
+    """
+    Measure *rows* for that many *rounds*; a row that fails is told and left out of its round.
+
+    Args:
+        first: Rounds that there are already: the order goes on from there.
+        seconds: No row is begun after them; what is left of the round is left out.
+    """
     done: list[Round] = []
-    for number in range(rounds):
+    until = time.monotonic() + seconds
+    for number in range(first, first + rounds):
         turn = number % len(rows)
         # Every second round goes backwards, so that a row is not always behind the same one.
         order = [*rows[turn:], *rows[:turn]][:: -1 if number % 2 else 1]
         figures: dict[str, Figures] = {}
         for row in order:
-            say(f"round {number + 1} of {rounds}: {row.name}")
+            if time.monotonic() > until:
+                say(f"no time left for {row.name}")
+                continue
+            say(f"round {number + 1} of {first + rounds}: {row.name}")
             try:
                 figures[row.name] = row.measure()
             except (subprocess.SubprocessError, OSError, ValueError) as exc:
