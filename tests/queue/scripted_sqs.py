@@ -72,7 +72,7 @@ class ScriptedSqs:
                 self._busy -= 1
         if isinstance(answer, tuple):
             return answer[0], {"__type": f"com.amazonaws.sqs#{answer[1]}", "message": "scripted"}
-        return 200, answer
+        return 200, _whole(answer, request) if action in _SETTLING else answer
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         scripted = self
@@ -95,6 +95,17 @@ class ScriptedSqs:
                 """Say nothing on stderr."""
 
         return Handler
+
+
+#: Calls whose answers name each entry, and nothing but its id where it succeeded.
+_SETTLING = ("DeleteMessageBatch", "ChangeMessageVisibilityBatch")
+
+
+def _whole(answer: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+    """Return *answer* with what it does not call failed as successful; an empty one is as it is."""
+    bad = {one["Id"] for one in answer.get("Failed", ())}
+    good = [{"Id": one["Id"]} for one in request["Entries"] if one["Id"] not in bad]
+    return {**answer, "Successful": good} if answer else answer
 
 
 def failed(*ids: str, code: str, sender: bool) -> dict[str, Any]:

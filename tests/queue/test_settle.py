@@ -306,3 +306,22 @@ async def test_no_ack_is_lost_however_they_come(
     assert told == set(deleted)
     assert set(deleted.values()) == {1}
     assert len(told) >= count - 2
+
+
+@pytest.mark.parametrize("kind", ["ack", "nack"])
+async def test_an_entry_that_nobody_mentions_is_settled_again(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQS may not have done it: it does not count as settled, and the next call has it."""
+    monkeypatch.setattr(settle, "_PAUSE", 0.0)
+    silent = [True]
+
+    def answer(action: str, request: dict[str, Any]) -> Any:
+        return {} if silent and silent.pop() else failed(code="", sender=False)
+
+    async with scripted(answer) as (sqs, make):
+        settler = make()
+        settled = await (settler.ack("one") if kind == "ack" else settler.nack("one", 0))
+
+    assert settled
+    assert sizes(sqs) == [1, 1]

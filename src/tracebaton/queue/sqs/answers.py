@@ -2,7 +2,7 @@
 What SQS's answers mean: errors that are ours, and what became of each entry of a batch.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from botocore.exceptions import ClientError
@@ -55,10 +55,12 @@ def _unsent(entry: Mapping[str, Any]) -> Sent:
     return Sent(None, error, again=not entry.get("SenderFault"))
 
 
-def outcomes(count: int, failed: Iterable[Mapping[str, Any]]) -> list[Entry]:
-    """Return what became of each entry of a delete or a change of visibility."""
-    found: list[Entry] = ["ok"] * count
-    for entry in failed:
+def outcomes(count: int, answer: Mapping[str, Any]) -> list[Entry]:
+    """Return what became of each entry; one that SQS says nothing of has to be tried again."""
+    found: list[Entry] = ["again"] * count
+    for entry in answer.get("Successful", ()):
+        found[int(entry["Id"])] = "ok"
+    for entry in answer.get("Failed", ()):
         lost = _code(entry) in _LOST or bool(entry.get("SenderFault"))
         found[int(entry["Id"])] = "lost" if lost else "again"
     return found

@@ -114,7 +114,7 @@ class Sqs:
         """Delete up to ten messages and return what became of each."""
         entries = [{"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(handles)]
         answer = await self._call("DeleteMessageBatch", QueueUrl=queue_url, Entries=entries)
-        return outcomes(len(handles), answer.get("Failed", ()))
+        return outcomes(len(handles), answer)
 
     async def change_visibility(
         self, queue_url: str, changes: Sequence[tuple[str, int]]
@@ -127,7 +127,7 @@ class Sqs:
         answer = await self._call(
             "ChangeMessageVisibilityBatch", QueueUrl=queue_url, Entries=entries
         )
-        return outcomes(len(changes), answer.get("Failed", ()))
+        return outcomes(len(changes), answer)
 
     def poll(
         self,
