@@ -138,8 +138,9 @@ class TaskWatch:
             topic.listeners -= 1
             if not topic.listeners and self._topics.get(task_id) is topic:
                 del self._topics[task_id]
-            if not self._topics:
+            if not self._topics and self._poller is not None:
                 self._poller.cancel()
+                self._poller = None  # who comes before it has ended needs another one
 
     async def _poll(self) -> None:
         store = self._store()
