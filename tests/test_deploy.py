@@ -89,7 +89,7 @@ def test_together_they_may_do_what_the_code_does() -> None:
     # A transaction is allowed by the actions it consists of.
     transactions = {"TransactWriteItems"}
 
-    door = SOURCE / "queue" / "sqs.py"
+    door = SOURCE / "queue" / "sqs"
 
     assert sqs == called(door, r"_polls\.([a-z_]+)\(") | called(door, r'_call\(\s*"(\w+)"')
     assert (
