@@ -133,14 +133,15 @@ async def test_a_message_is_a_line(bench: Bench) -> None:
 async def test_progress_is_a_log_line(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One a second, and the last percent whenever it comes."""
+    """Not each one, and the last percent whenever it comes."""
     clock = [0.0]
     monkeypatch.setattr("tracebaton.tasks.progress.monotonic", lambda: clock[0])
+    monkeypatch.setattr("tracebaton.tasks.progress.LINE_EVERY", 3600)  # no timer rings in between
 
     async def handler(note: Note) -> None:
-        for second, percent in ((0, 10), (0.9, 20), (1.1, 30), (1.2, 100), (1.3, 100)):
-            clock[0] = second
-            await progress(percent, f"at {second}")
+        for hours, percent in ((0, 10), (0.9, 20), (1.1, 30), (1.2, 100), (1.3, 100)):
+            clock[0] = hours * 3600
+            await progress(percent, f"at {hours}")
 
     bench.handle(handler)
     with caplog.at_level("INFO", "tracebaton.worker"):
@@ -153,6 +154,31 @@ async def test_progress_is_a_log_line(
         {"percent": 100, "message": "at 1.2"},
         {"percent": 100, "message": "at 1.3"},
     ]
+
+
+async def test_the_latest_progress_is_said_though_it_came_too_soon(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler may go on for an hour without another word."""
+    monkeypatch.setattr("tracebaton.tasks.progress.LINE_EVERY", 0.1)
+
+    async def said() -> list[int]:
+        records = (vars(record) for record in caplog.records if record.message == "task.progress")
+        return [record["fields"]["percent"] for record in records]
+
+    async def handler(note: Note) -> None:
+        await progress(10)
+        progress(20)
+        await progress(30)
+        await until(said, lambda percents: 30 in percents)
+
+    bench.handle(handler)
+    with caplog.at_level("INFO", "tracebaton.worker"):
+        await ran(bench)
+    percents = await said()
+
+    assert percents[0] == 10
+    assert percents.count(30) == 1
 
 
 async def test_a_store_that_is_away_fails_no_handler(

@@ -104,6 +104,7 @@ class _Reporter:
         self._latest: tuple[int, str | None] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._said = -math.inf
+        self._later: asyncio.TimerHandle | None = None
         self.open = True
 
     def report(self, percent: int, message: str | None) -> Awaitable[None]:
@@ -143,10 +144,17 @@ class _Reporter:
                 _log.warning(EVENT_TASK_STORE_FAILED, extra={"fields": fields})
 
     def _say(self, percent: int, message: str | None) -> None:
-        now = monotonic()
-        if percent == 100 or now - self._said >= LINE_EVERY:
-            self._said = now
-            say(_log, EVENT_TASK_PROGRESS, {"percent": percent, "message": message})
+        """Write a log line, at once or when the next one may come; the latest word is said."""
+        if self._later is not None:
+            self._later.cancel()
+        if not self.open:
+            return
+        wait = 0.0 if percent == 100 else self._said + LINE_EVERY - monotonic()
+        if wait > 0:
+            self._later = self._loop.call_later(wait, self._say, percent, message)
+            return
+        self._said = monotonic()
+        say(_log, EVENT_TASK_PROGRESS, {"percent": percent, "message": message})
 
 
 def _cut(message: str) -> str:
