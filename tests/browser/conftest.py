@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,15 +123,23 @@ def complaints() -> list[str]:
 @pytest.fixture
 def page(browser: Any, viewer: Viewer, complaints: list[str]) -> Iterator[Any]:
     """Yield a page that must neither complain nor call anybody but its viewer."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, base_url=viewer.url)
+    with watched(browser, viewer.url, complaints) as page:
+        yield page
+
+
+@contextmanager
+def watched(browser: Any, url: str, complaints: list[str] | None = None) -> Iterator[Any]:
+    """Open a page of the viewer at *url*, which must neither complain nor call anybody else."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, base_url=url)
     page = context.new_page()
+    said: list[str] = [] if complaints is None else complaints
     foreign: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: _note(request.url, viewer.url, foreign))
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: _note(request.url, url, foreign))
     yield page
     context.close()
-    assert (complaints, foreign) == ([], [])
+    assert (said, foreign) == ([], [])
 
 
 def _note(url: str, home: str, foreign: list[str]) -> None:

@@ -1,12 +1,8 @@
 // What stands beside the waterfall: the chosen span, or the whole trace's errors and log lines.
 
-import { badge, duration, el, serviceChip } from "./dom.js";
+import { badge, copyable, duration, el, serviceChip } from "./dom.js";
+import { logLines } from "./lines.js";
 import { lineOffset, text } from "./model.js";
-
-const FIXED = new Set(["timestamp", "level", "event", "logger", "service", "trace_id", "span_id",
-  "correlation_id", "user_id", "task_id", "attempt"]);
-//: Lines drawn at once; the rest waits behind a button.
-const LINES = 300;
 
 export class Details {
   constructor({ go, close }) {
@@ -36,6 +32,7 @@ export class Details {
 
   span(trace, lines, span) {
     const own = lines.filter((line) => line.span_id === span.id);
+    const sentry = own.find((line) => line.sentry_event_id)?.sentry_event_id;
     return [
       el("div", { class: "details-head" },
         el("h2", {}, span.name || "(no name)"),
@@ -43,6 +40,7 @@ export class Details {
       el("p", { class: "summary" }, serviceChip(span.service), badge(span.kind, "type"),
         el("b", {}, duration(span.duration)), el("span", { class: "dim" }, `from ${duration(Math.max(0, span.start))}`)),
       span.orphan && el("p", { class: "hint" }, `Parent missing: span ${span.parentId} is not here. It has not ended yet, was not sampled, or belongs to another system.`),
+      sentry && el("p", { class: "hint" }, "Sentry event ", copyable(text(sentry))),
       span.failed && !span.exceptions.length && el("p", { class: "failure" }, failure(span)),
       ...span.exceptions.map((event) => exception(event)),
       span.wait && section(`Waited ${duration(span.wait.us)} in the queue`, waitBar(span.wait)),
@@ -65,32 +63,19 @@ export class Details {
     const here = link.traceId === span.traceId && trace.byId.get(link.spanId);
     const name = here ? here.name : `${link.traceId.slice(0, 8)}… / ${link.spanId}`;
     return el("div", { class: "entry" },
+      link.relation && el("span", { class: "relation" }, `${link.relation} `),
       el("a", { href: `#/trace/${link.traceId}/${link.spanId}` }, name), table(link.attributes));
   }
 
   lines(trace, lines, { linked = false } = {}) {
     if (!lines.length) return el("p", { class: "dim" }, "No line carries this trace's id.");
-    const shown = this.all ? lines : lines.slice(0, LINES);
-    const drawn = shown.map((line) => {
-      const fields = Object.entries(line).filter(([key, value]) => !FIXED.has(key) && value !== null);
-      const target = linked && trace.byId.has(line.span_id) ? line.span_id : null;
-      return el("div", {
-        class: `line is-${line.level}${target ? " linked" : ""}`, title: `${line.timestamp} ${line.service} ${line.logger ?? ""}`,
-        onclick: target && (() => this.go(target)),
-      },
-      el("span", { class: "at" }, offset(lineOffset(line, trace))),
-      el("span", { class: "level" }, line.level),
-      el("span", { class: "said" }, el("b", {}, text(line.event)),
-        fields.map(([key, value]) => [" ", el("span", { class: "field" }, el("i", {}, `${key}=`), text(value))])));
+    return logLines(lines, {
+      all: this.all,
+      showAll: () => { this.all = true; this.show(trace, lines, trace.byId.get(this.shown)); },
+      offsetOf: (line) => lineOffset(line, trace),
+      opener: (line) => linked && trace.byId.has(line.span_id) && (() => this.go(line.span_id)),
     });
-    return [el("div", { class: "lines" }, drawn), lines.length > shown.length && el("button", {
-      type: "button", class: "quiet", onclick: () => { this.all = true; this.show(trace, lines, trace.byId.get(this.shown)); },
-    }, `Show all ${lines.length}`)];
   }
-}
-
-function offset(us) {
-  return `${us < 0 ? "−" : "+"}${duration(Math.abs(us))}`;
 }
 
 function failure(span) {

@@ -62,6 +62,17 @@ export function badge(text, kind = text) {
   return el("span", { class: `badge is-${String(kind).replace(/[^a-z]/g, "")}` }, text);
 }
 
+export function copyable(value) {
+  return el("button", {
+    class: "copy", type: "button", title: "Copy",
+    onclick: async (event) => {
+      await navigator.clipboard.writeText(value);
+      event.target.classList.add("copied");
+      setTimeout(() => event.target.classList.remove("copied"), 900);
+    },
+  }, value);
+}
+
 // Only the rows in sight are in the document: 5,000 spans cost what 50 cost.
 export class Rows {
   constructor(viewport, { height, render, key }) {
@@ -112,6 +123,12 @@ export class Rows {
     }
     this.shown = seen;
     this.ondraw?.(last);
+  }
+
+  // The row of *key* is drawn anew.
+  forget(key) {
+    this.shown.get(key)?.node.remove();
+    this.shown.delete(key);
   }
 
   reveal(index) {

@@ -4,6 +4,8 @@
 const PRODUCER = 4, CONSUMER = 5;
 const KINDS = ["unspecified", "internal", "server", "client", "producer", "consumer"];
 const ERROR = 2;
+const TASK = "tracebaton.task.id";
+const RECEIVES = "tracebaton.message.receive_count";
 const QUEUE = {
   delay: "tracebaton.queue.delay_ms",
   backlog: "tracebaton.queue.backlog_ms",
@@ -21,6 +23,7 @@ export function buildTrace(otlp) {
   }
   const byId = new Map(spans.map((span) => [span.id, span]));
   const ordered = arrange(spans, byId);
+  relate(ordered, byId);
   for (const span of ordered) span.wait = span.kindNumber === CONSUMER ? waitOf(span, byId) : null;
   const begin = ordered.reduce((least, span) => Math.min(least, span.wait?.from ?? 0), 0);
   const total = ordered.reduce((most, span) => Math.max(most, span.end), 1) - begin;
@@ -118,6 +121,34 @@ function waitOf(span, byId) {
   return us > 0 ? { from: from === span.start ? span.start - measured : from, us, parts } : null;
 }
 
+// What a delivery is: the second attempt of a task, a message that came back from the DLQ, one that
+// was sent again. A retry and a redriven message both link the attempt before; SQS counts only the
+// first one's deliveries on.
+function relate(spans, byId) {
+  const attempts = Map.groupBy(spans.filter((span) => receives(span)), (span) => text(span.attributes.get(TASK)));
+  for (const span of spans) {
+    for (const link of span.links) link.relation = relation(span, byId.get(link.spanId));
+    const said = span.links.map((link) => link.relation);
+    const several = receives(span) > 1 || attempts.get(text(span.attributes.get(TASK)))?.length > 1;
+    if (said.includes("redrive of")) span.delivery = "redrive";
+    else if (said.includes("sent again after")) span.delivery = "sent again";
+    else if (receives(span) && several) span.delivery = `attempt ${receives(span)}`;
+  }
+}
+
+function relation(span, target) {
+  if (target?.kindNumber === CONSUMER) {
+    if (span.kindNumber === PRODUCER || receives(span) === 1) return "redrive of";
+    return span.kindNumber === CONSUMER ? "follows" : "";
+  }
+  if (target?.kindNumber !== PRODUCER) return "";
+  return span.kindNumber === PRODUCER ? "sent again after" : "sent by";
+}
+
+function receives(span) {
+  return span.kindNumber === CONSUMER ? Number(span.attributes.get(RECEIVES) ?? 0) : 0;
+}
+
 export function rowsOf(trace, folded) {
   const rows = [];
   let hiddenBelow = Infinity;
@@ -146,9 +177,17 @@ export function text(value) {
 }
 
 export function lineOffset(line, trace) {
-  const [, whole, fraction] = /^(.*:\d\d)(?:\.(\d+))?Z$/.exec(line.timestamp);
-  const us = BigInt(Date.parse(`${whole}Z`)) * 1000n + BigInt((fraction ?? "").padEnd(6, "0").slice(0, 6));
-  return Number(us - trace.zero / 1000n);
+  return Number(exactMicroseconds(line.timestamp) - trace.zero / 1000n);
+}
+
+// Microseconds since 1970 of an RFC 3339 time: as a number they are exact for 200 years more.
+export function microseconds(timestamp) {
+  return Number(exactMicroseconds(timestamp));
+}
+
+function exactMicroseconds(timestamp) {
+  const [, whole, fraction] = /^(.*:\d\d)(?:\.(\d+))?Z$/.exec(timestamp);
+  return BigInt(Date.parse(`${whole}Z`)) * 1000n + BigInt((fraction ?? "").padEnd(6, "0").slice(0, 6));
 }
 
 function micros(ns) {

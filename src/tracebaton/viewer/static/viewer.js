@@ -1,8 +1,13 @@
 // The page: which view the address asks for, the search box, the keys.
-//   #/?q=text&status=failed      the list
+//   #/?q=text&status=failed       the list of traces
 //   #/trace/<trace id>/<span id>  one trace, one span of it
+//   #/tasks?q=text&status=queued  the list of tasks
+//   #/task/<task id>              one task
 
-import { TraceList } from "./list.js";
+import { Listing } from "./listing.js";
+import { TaskView } from "./task.js";
+import { tasks } from "./tasks.js";
+import { traces } from "./traces.js";
 import { TraceView } from "./waterfall.js";
 
 const main = document.getElementById("main");
@@ -10,38 +15,77 @@ const search = document.getElementById("search");
 const live = document.getElementById("live");
 const SEARCH_DELAY_MS = 150;
 const TRACE = /^#\/trace\/([0-9a-f]{32})(?:\/([0-9a-f]{16}))?$/i;
+const TASK = /^#\/task\/(.+)$/;
+const TASKS = /^#\/tasks(\?|$)/;
+const HOMES = { traces: "#/", tasks: "#/tasks" };
+const HINTS = {
+  traces: "Correlation id, user, task, trace id or name",
+  tasks: "Task, type, correlation id, user or progress",
+};
 
 let view = null;
-let filters = { q: "", status: "" };
+let tab = "traces";
+// The search and the status of each list, kept while the other one is looked at.
+const kept = { traces: { q: "", status: "" }, tasks: { q: "", status: "" } };
 
 function route() {
-  const found = TRACE.exec(location.hash);
-  if (found && view instanceof TraceView && view.traceId === found[1].toLowerCase()) {
-    if (view.trace) view.go(found[2] ?? null);
+  const trace = TRACE.exec(location.hash);
+  const task = TASK.exec(location.hash);
+  if (trace && view instanceof TraceView && view.traceId === trace[1].toLowerCase()) {
+    if (view.trace) view.go(trace[2] ?? null);
     return;
   }
   view?.stop();
-  document.body.dataset.view = found ? "trace" : "list";
-  if (found) {
+  show(trace ? "trace" : task ? "task" : "list", task || TASKS.test(location.hash) ? "tasks" : "traces");
+  if (trace) {
     view = new TraceView(main, {
-      traceId: found[1].toLowerCase(), spanId: found[2]?.toLowerCase() ?? null, onState: setLive,
-      select: (id) => history.replaceState(null, "", `#/trace/${found[1]}${id ? `/${id}` : ""}`),
+      traceId: trace[1].toLowerCase(), spanId: trace[2]?.toLowerCase() ?? null, onState: setLive,
+      select: (id) => history.replaceState(null, "", `#/trace/${trace[1]}${id ? `/${id}` : ""}`),
     });
+  } else if (task) {
+    view = new TaskView(main, { taskId: decoded(task[1]), onState: setLive, open });
   } else {
     const asked = new URLSearchParams(location.hash.split("?")[1] ?? "");
-    filters = { q: asked.get("q") ?? "", status: asked.get("status") ?? "" };
-    if (document.activeElement !== search) search.value = filters.q;
-    view = new TraceList(main, {
-      query: filters, onState: setLive, onFilter: filter,
-      open: (id) => { location.hash = `#/trace/${id}`; },
+    kept[tab] = { q: asked.get("q") ?? "", status: asked.get("status") ?? "" };
+    if (document.activeElement !== search) search.value = kept[tab].q;
+    view = new Listing(main, tab === "tasks" ? tasks() : traces(), {
+      query: kept[tab], onState: setLive, onFilter: filter, open,
     });
   }
 }
 
+function show(kind, chosen) {
+  tab = chosen;
+  document.body.dataset.view = kind;
+  search.placeholder = HINTS[tab];
+  search.setAttribute("aria-label", `Search ${tab}`);
+  for (const link of document.querySelectorAll(".tabs a")) {
+    if (link.dataset.tab === tab) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+    link.blur(); // else Enter would follow it again, and not open what was chosen by j and k
+  }
+}
+
+function open(address) {
+  location.hash = address;
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+function listAddress(of) {
+  const asked = new URLSearchParams(Object.entries(kept[of]).filter(([, value]) => value));
+  return `${HOMES[of]}${asked.size ? `?${asked}` : ""}`;
+}
+
 function filter(change) {
-  filters = { ...filters, ...change };
-  const asked = new URLSearchParams(Object.entries(filters).filter(([, value]) => value));
-  history.replaceState(null, "", `#/${asked.size ? `?${asked}` : ""}`);
+  kept[tab] = { ...kept[tab], ...change };
+  history.replaceState(null, "", listAddress(tab));
   route();
 }
 
@@ -68,15 +112,17 @@ document.addEventListener("keydown", (event) => {
   }
   if (event.key === "Enter" && event.target.closest?.("button, a, summary")) return;
   if (event.key === "/") {
-    if (document.body.dataset.view === "trace") filter({});
+    if (document.body.dataset.view !== "list") filter({});
     search.focus();
     search.select();
     event.preventDefault();
+  } else if (event.key === "t") {
+    open(listAddress(tab === "tasks" ? "traces" : "tasks"));
   } else if (view.key(event.key)) {
     event.preventDefault();
   } else if (event.key === "Escape") {
-    if (document.body.dataset.view === "trace") filter({});
-    else if (filters.q || filters.status) {
+    if (document.body.dataset.view !== "list") filter({});
+    else if (kept[tab].q || kept[tab].status) {
       search.value = "";
       filter({ q: "", status: "" });
     }

@@ -1,6 +1,6 @@
 // One trace: the tree of its spans on a common axis, time waited in a queue drawn as such.
 
-import { Rows, Watch, badge, clock, duration, el, hue, serviceChip } from "./dom.js";
+import { Rows, Watch, badge, clock, copyable, duration, el, hue, serviceChip } from "./dom.js";
 import { Details } from "./details.js";
 import { buildTrace, rowsOf, text } from "./model.js";
 
@@ -13,7 +13,7 @@ const WIDE = 0.16;
 
 export class TraceView {
   constructor(main, { traceId, spanId, onState, select }) {
-    Object.assign(this, { traceId, selected: spanId, select, folded: new Set(), trace: null, lines: [] });
+    Object.assign(this, { traceId, selected: spanId, select, folded: new Set(), trace: null, lines: [], events: new Map() });
     this.head = el("div", { class: "trace-head" });
     this.axis = el("div", { class: "axis" });
     this.viewport = el("div", { class: "waterfall", tabindex: 0, role: "tree", "aria-label": "Spans" },
@@ -58,7 +58,18 @@ export class TraceView {
 
   takeLines(lines) {
     this.lines = lines;
+    this.markEvents();
     if (this.trace) this.details.show(this.trace, this.lines, this.current());
+  }
+
+  // Which spans have an event in Sentry; a row that has one from now on is drawn again.
+  markEvents() {
+    for (const { span_id: id, sentry_event_id: event } of this.lines) {
+      if (!event || this.events.get(id) === event) continue;
+      this.events.set(id, event);
+      this.rows.forget(id);
+    }
+    if (this.trace) this.refresh();
   }
 
   current() {
@@ -130,6 +141,8 @@ export class TraceView {
       el("span", { class: "label", title: `${span.service}: ${span.name}` }, span.name || "(no name)"),
       this.folded.has(span.id) && el("span", { class: "more" }, `+${below(span)}`),
       span.orphan && badge("parent missing", "orphan"),
+      span.delivery && badge(span.delivery, span.delivery.startsWith("attempt") ? "attempt" : "redrive"),
+      this.events.has(span.id) && sentryMark(this.events.get(span.id)),
       span.failed && el("span", { class: "cross", title: "Failed" }, "✕"));
     name.style.setProperty("--indent", indent);
     const node = el("div", {
@@ -185,8 +198,7 @@ export class TraceView {
   fold(span, shut = !this.folded.has(span.id)) {
     if (shut) this.folded.add(span.id);
     else this.folded.delete(span.id);
-    this.rows.shown.get(span.id)?.node.remove();
-    this.rows.shown.delete(span.id);
+    this.rows.forget(span.id);
     this.refresh();
   }
 
@@ -241,6 +253,12 @@ function place(node, from, to) {
   node.style.width = `${100 * Math.max(0, to - from)}%`;
 }
 
+function sentryMark(event) {
+  const mark = badge(`Sentry ${text(event).slice(0, 8)}`, "sentry");
+  mark.title = `Sentry event ${text(event)}`;
+  return mark;
+}
+
 function below(span) {
   let count = 0;
   const stack = [...span.children];
@@ -254,15 +272,4 @@ function below(span) {
 function waitTitle(wait) {
   const parts = wait.parts.map((part) => `${part.name} ${duration(part.us)}`).join(", ");
   return `Waited ${duration(wait.us)} in the queue${parts ? `: ${parts}` : ""}`;
-}
-
-function copyable(value) {
-  return el("button", {
-    class: "copy", type: "button", title: "Copy",
-    onclick: async (event) => {
-      await navigator.clipboard.writeText(value);
-      event.target.classList.add("copied");
-      setTimeout(() => event.target.classList.remove("copied"), 900);
-    },
-  }, value);
 }
