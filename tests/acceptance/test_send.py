@@ -1,12 +1,16 @@
 """``send`` and ``tasks`` against a running API and worker."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Command, create_key, running
+from command import Command, clean_environment, create_key, running
 from stage import Broker
 
 pytestmark = pytest.mark.acceptance
@@ -67,6 +71,31 @@ def test_a_task_is_sent_awaited_and_listed(shop: Shop) -> None:
     assert len(json.loads(listed[1][0])) == 3
     assert failed[1][0].split("  ")[0] == "task id"
     assert [line.split()[1:3] for line in failed[1][1:]] == [["order", "failed"]]
+
+
+def test_a_terminal_shows_how_far_an_awaited_task_is(shop: Shop) -> None:
+    """On stderr, so that the JSON on stdout stays a document."""
+    ours, theirs = pty.openpty()
+    command = ("send", "order", '{"item": "book"}', "--wait", "--json")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "tracebaton", *command],
+            env=clean_environment() | shop.env | {"TERM": "xterm"},
+            cwd=HERE,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            timeout=60,
+            check=True,
+        )
+        shown = os.read(ours, 1 << 16).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+    assert json.loads(done.stdout)["status"] == "succeeded"
+    assert "order" in shown
+    assert "100%" in shown
+    assert "succeeded" in shown
 
 
 def test_what_goes_wrong_is_one_line(shop: Shop) -> None:

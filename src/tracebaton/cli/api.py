@@ -1,7 +1,7 @@
 """The API as the command line speaks to it: over HTTP, with the key of whoever asks."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -43,11 +43,14 @@ class Api:
         path = f"/v1/tasks/{quote(task_type, safe='')}"
         return self._asked("POST", path, json=data, headers=headers)
 
-    def wait(self, task_id: str) -> dict[str, Any]:
-        """Return the task once it has ended."""
+    def wait(
+        self, task_id: str, *, tell: Callable[[dict[str, Any]], None] = lambda task: None
+    ) -> dict[str, Any]:
+        """Return the task once it has ended; *tell* hears of it at each look."""
         pause = _SOON
         while True:
             task = self._asked("GET", f"/v1/tasks/{quote(task_id, safe='')}")
+            tell(task)
             if task.get("status") in ENDED:
                 return task
             time.sleep(pause)

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -34,14 +36,16 @@ def send(
     key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a task; with --wait exit 0 only if it succeeds."""
+    """Submit a task; with --wait show its progress, and exit 0 only if it succeeds."""
     from tracebaton.cli.api import Api
 
     document = _document(sys.stdin.read() if data == "-" else data)
     with Api(api, key) as client:
         task = client.send(task_type, document, key=idempotency_key)
         if wait:
-            task = client.wait(task["task_id"])
+            shown = _bar(task_type) if sys.stderr.isatty() else nullcontext(lambda task: None)
+            with shown as tell:
+                task = client.wait(task["task_id"], tell=tell)
     if as_json:
         print_json(task)
     else:
@@ -82,6 +86,28 @@ def _document(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise ConfigurationError(f"JSON: the data is no JSON document ({exc})") from None
+
+
+@contextmanager
+def _bar(task_type: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show how far a task is, on stderr, so that what is printed can still be read by a program."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    from tracebaton.terminal import printable
+
+    said = TextColumn("{task.fields[said]}", markup=False)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, said, console=Console(stderr=True), transient=True) as shown:
+        row = shown.add_task(printable(task_type), total=100, said="")
+
+        def tell(task: dict[str, Any]) -> None:
+            parts = (task.get("status"), task.get("progress_message"))
+            words = " ".join(printable(part) for part in parts if part)
+            done = 100 if task.get("status") == "succeeded" else task.get("progress") or 0
+            shown.update(row, completed=done, said=words)
+
+        yield tell
 
 
 def _print_task(task: dict[str, Any]) -> None:
