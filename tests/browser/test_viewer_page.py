@@ -17,6 +17,7 @@ from tracebaton.semconv import (
     QUEUE_BACKLOG_MS,
     QUEUE_DELAY_MS,
     QUEUE_PREFETCH_MS,
+    RECEIVE_COUNT,
     TASK_ID,
     TASK_STATUS,
     TASK_TYPE,
@@ -90,7 +91,7 @@ def chat(viewer: Any, *, fail: bool = False) -> str:
     return f"{server.get_span_context().trace_id:032x}"
 
 
-def log(viewer: Any, span: Any, event: str, timestamp: int) -> None:
+def log(viewer: Any, span: Any, event: str, timestamp: int, **fields: str) -> None:
     """Write one log line of *span*."""
     context = trace.set_span_in_context(span)
     record = LogRecord(
@@ -98,7 +99,7 @@ def log(viewer: Any, span: Any, event: str, timestamp: int) -> None:
         context=context,
         severity_number=SeverityNumber.INFO,
         body=event,
-        attributes={"task_type": "ai.chat"},
+        attributes={"task_type": "ai.chat"} | fields,
     )
     viewer.logger("worker").emit(record)
 
@@ -508,6 +509,54 @@ def test_a_retry_waits_from_the_end_of_the_attempt_before(page, viewer):
 
     waits = "trace.spans.map((span) => span.wait && [span.wait.from, span.wait.us])"
     assert built(page, spans, waits) == [None, None, [10_000, 30_000], [50_000, 30_000]]
+
+
+def test_deliveries_are_told_apart(page, viewer):
+    """A retry by its number; what came back from the DLQ, or was sent again, by its link."""
+
+    def span(number: int, kind: int, *, receives: int = 0, link: int = 0) -> dict[str, Any]:
+        attributes: list[dict[str, Any]] = [{"key": TASK_ID, "value": {"stringValue": "t"}}]
+        if receives:
+            attributes.append({"key": RECEIVE_COUNT, "value": {"intValue": str(receives)}})
+        links = [{"traceId": "a" * 32, "spanId": f"{link:016x}"}] if link else []
+        return {"spanId": f"{number:016x}", "traceId": "a" * 32, "kind": kind} | {
+            "startTimeUnixNano": str(number * MS),
+            "endTimeUnixNano": str(number * MS),
+            "attributes": attributes,
+            "links": links,
+        }
+
+    spans = [
+        span(1, 4),
+        span(2, 4, link=1),
+        span(3, 5, receives=1),
+        span(4, 5, receives=2, link=3),
+        span(5, 4, link=4),
+        span(6, 5, receives=1, link=4),
+    ]
+
+    said = "trace.spans.map((span) => [span.delivery ?? '', span.links[0]?.relation ?? ''])"
+    assert built(page, spans, said) == [
+        ["", ""],
+        ["sent again", "sent again after"],
+        ["attempt 1", ""],
+        ["attempt 2", "follows"],
+        ["redrive", "redrive of"],
+        ["redrive", "redrive of"],
+    ]
+
+
+def test_a_span_with_an_event_in_sentry_names_it(page, viewer, expect):
+    """In its row, and whole beside it."""
+    line = Timeline(viewer, time.time_ns())
+    with line.span("worker", "process q", 0, 10) as span:
+        log(viewer, span, "task.dead", line.now, sentry_event_id="0123456789abcdef" * 2)
+    viewer.flush()
+    page.goto(f"/#/trace/{span.get_span_context().trace_id:032x}")
+    expect(row(page, "process q").locator(".badge")).to_have_text("Sentry 01234567")
+    row(page, "process q").click()
+
+    expect(page.locator(".details .hint .copy")).to_have_text("0123456789abcdef" * 2)
 
 
 def built(page: Any, spans: list[dict[str, Any]], expression: str) -> Any:
