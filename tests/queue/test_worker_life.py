@@ -100,8 +100,8 @@ async def test_a_hundred_starts_and_stops_leave_nothing_behind(bench: Bench) -> 
         }
 
     async def same() -> bool:
-        now = left()
-        return now["threads"] == 0 and all(now[name] <= before[name] for name in before)
+        now = left()  # an earlier test may have left something, which is not looked for here
+        return all(now[name] <= before[name] for name in before)
 
     async def rounds(count: int) -> None:
         # A client keeps its connections, and how many it has is chance: it ends with the rounds.

@@ -30,6 +30,7 @@ from tracebaton.telemetry.outages import Outages
 from tracebaton.telemetry.sampling import HeadRates
 from tracebaton.telemetry.sentry.held import Held
 from tracebaton.telemetry.sentry.masking import mask_event
+from tracebaton.telemetry.sentry.profiler import start_profiler
 from tracebaton.telemetry.sentry.replay import Replay
 from tracebaton.telemetry.sentry.reporter import SentryReporter, first_report
 from tracebaton.telemetry.sentry.trail import hear_events
@@ -154,7 +155,7 @@ class Sentry:
         register_external_propagation_context(current_ids)
         hear_events()
         if settings.sentry_profile_session_sample_rate:
-            sentry_sdk.profiler.start_profiler()
+            start_profiler()
         self.reporter: Reporter = SentryReporter(self._outages, self._handover.wake, self.members)
 
     @property
