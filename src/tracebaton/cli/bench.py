@@ -1,15 +1,14 @@
 """``bench``: what an application takes on this machine, traced and not."""
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tracebaton.cli.text import print_json, print_table
+from tracebaton.cli.text import json_document, print_json, print_table
 
 if TYPE_CHECKING:
-    from tracebaton.testing.load import Load, Measured
+    from tracebaton.testing.load import Measured
 
 __all__ = ["bench"]
 
@@ -38,37 +37,26 @@ def bench(
     is called for real. Exit code 1: a request failed, or a task had not ended in time.
     """
     from tracebaton.processes import load_app
+    from tracebaton.testing.load import Load, measure
 
     kind, content = _chosen(load_app(app).registry, task_type, data)
     measured: list[Measured] = []
     for traced in (False, True):
-        load = _load(app, kind, content, requests, connections, traced)
-        measured.append(_median([asyncio.run(_measured(load)) for _ in range(rounds)]))
+        load = Load(
+            app=app,
+            task_type=kind,
+            data=content,
+            requests=requests,
+            connections=connections,
+            traced=traced,
+        )
+        measured.append(_median([asyncio.run(measure(load)) for _ in range(rounds)]))
     if as_json:
         print_json([one.document() for one in measured])
     else:
         print_table([_row(one) for one in measured], _COLUMNS)
     if any(one.failed or one.left for one in measured):
         raise typer.Exit(1)
-
-
-def _load(app: str, kind: str, data: Any, requests: int, connections: int, traced: bool) -> "Load":
-    from tracebaton.testing.load import Load
-
-    return Load(
-        app=app,
-        task_type=kind,
-        data=data,
-        requests=requests,
-        connections=connections,
-        traced=traced,
-    )
-
-
-async def _measured(load: "Load") -> "Measured":
-    from tracebaton.testing.load import measure
-
-    return await measure(load)
 
 
 def _chosen(registry: Any, name: str | None, data: str | None) -> tuple[str, Any]:
@@ -82,12 +70,7 @@ def _chosen(registry: Any, name: str | None, data: str | None) -> tuple[str, Any
         known = ", ".join(kind.name for kind in kinds) or "none"
         raise ConfigurationError(f"--type: there is no {name!r}; known: {known}")
     kind = kinds[0] if name is None else registry[name]
-    if data is None:
-        return kind.name, sample(kind)
-    try:
-        return kind.name, json.loads(data)
-    except (ValueError, RecursionError) as exc:
-        raise ConfigurationError(f"--data: is no JSON document ({exc})") from None
+    return kind.name, sample(kind) if data is None else json_document(data, "--data:")
 
 
 def _median(runs: "list[Measured]") -> "Measured":

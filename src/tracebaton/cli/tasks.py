@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tracebaton.cli.text import print_json, print_table
+from tracebaton.cli.text import json_document, print_json, print_table
 
 __all__ = ["send", "tasks"]
 
@@ -39,7 +39,7 @@ def send(
     """Submit a task; with --wait show its progress, and exit 0 only if it succeeds."""
     from tracebaton.cli.api import Api
 
-    document = _document(sys.stdin.read() if data == "-" else data)
+    document = json_document(sys.stdin.read() if data == "-" else data, "JSON: the data")
     with Api(api, key) as client:
         task = client.send(task_type, document, key=idempotency_key)
         if wait:
@@ -77,15 +77,6 @@ def tasks(
         print_json(found)
     else:
         print_table(found, _COLUMNS)
-
-
-def _document(text: str) -> Any:
-    from tracebaton.errors import ConfigurationError
-
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise ConfigurationError(f"JSON: the data is no JSON document ({exc})") from None
 
 
 @contextmanager

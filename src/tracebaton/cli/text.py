@@ -10,10 +10,25 @@ import typer
 
 from tracebaton.terminal import printable
 
-__all__ = ["duration", "fail", "print_json", "print_table", "rate"]
+__all__ = ["duration", "fail", "json_document", "print_json", "print_table", "rate"]
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER = r"(\d+(?:\.\d+)?)"
+
+
+def json_document(text: str, what: str) -> Any:
+    """
+    Return the JSON document in *text*.
+
+    Raises:
+        ConfigurationError: It is none; the line says *what* is not.
+    """
+    from tracebaton.errors import ConfigurationError
+
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ConfigurationError(f"{what} is no JSON document ({exc})") from None
 
 
 def print_json(content: Any) -> None:

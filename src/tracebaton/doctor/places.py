@@ -19,6 +19,7 @@ from tracebaton.runtime import task_store
 from tracebaton.settings import Settings
 from tracebaton.tasks.sqlite import SqliteTaskStore
 from tracebaton.telemetry.otlp import reach
+from tracebaton.telemetry.sinks import traces_endpoint
 
 __all__ = ["Clock", "api", "otlp", "sentry", "sqs_time", "store", "viewer"]
 
@@ -145,10 +146,8 @@ async def sentry(settings: Settings, http: httpx.AsyncClient, clock: Clock) -> F
 
 async def otlp(settings: Settings) -> Finding:
     """Send the OTLP endpoint no span at all, as spans are sent."""
-    endpoint = settings.otlp_traces_endpoint
-    if endpoint is None and settings.otlp_endpoint is not None:
-        endpoint = f"{settings.otlp_endpoint.rstrip('/')}/v1/traces"
-    if endpoint is None or settings.otel_traces_exporter == "none":
+    endpoint = traces_endpoint(settings)
+    if endpoint is None:
         said = "OTEL_EXPORTER_OTLP_ENDPOINT is not set"
         return Finding(check="otlp", state="skipped", said=said)
     reason = await asyncio.to_thread(reach, endpoint)

@@ -12,7 +12,15 @@ from tracebaton.telemetry.metrics import Metrics
 from tracebaton.telemetry.otlp import SpanExport, otlp_span_exporter
 from tracebaton.telemetry.sentry import Sentry
 
-__all__ = ["log_push", "metering", "span_exports"]
+__all__ = ["log_push", "metering", "span_exports", "traces_endpoint"]
+
+
+def traces_endpoint(settings: Settings) -> str | None:
+    """Return where spans go by ``OTEL_EXPORTER_OTLP_*``, None for nowhere."""
+    if settings.otel_traces_exporter != "otlp":
+        return None
+    base = settings.otlp_endpoint
+    return settings.otlp_traces_endpoint or (_signal(base, "traces") if base else None)
 
 
 def span_exports(settings: Settings, sentry: Sentry | None, *, otlp: bool) -> Iterable[SpanExport]:
@@ -22,9 +30,7 @@ def span_exports(settings: Settings, sentry: Sentry | None, *, otlp: bool) -> It
     Args:
         otlp: Whether the configured endpoint is ours to send to.
     """
-    wanted = otlp and settings.otel_traces_exporter == "otlp"
-    if wanted and (settings.otlp_traces_endpoint or settings.otlp_endpoint):
-        endpoint = settings.otlp_traces_endpoint or _signal(settings.otlp_endpoint or "", "traces")
+    if otlp and (endpoint := traces_endpoint(settings)) is not None:
         yield SpanExport(otlp_span_exporter(endpoint), destination="otlp")
     if settings.viewer_url:
         endpoint = _signal(settings.viewer_url, "traces")

@@ -14,7 +14,7 @@ import asyncio
 import json
 import uuid
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 from types import TracebackType
@@ -24,10 +24,11 @@ import httpx
 
 from tracebaton.local.call import Reply
 from tracebaton.local.faults import Faults
-from tracebaton.local.http1 import Connection, Exchange, Request, Response
+from tracebaton.local.http1 import Exchange, Request
 from tracebaton.local.server import SqsExchange
 from tracebaton.local.strike import Strike
 from tracebaton.local.struck import Cancel, StruckExchange
+from tracebaton.testing.listening import Listening
 
 __all__ = ["FaultProxy"]
 
@@ -52,7 +53,7 @@ _HOP = frozenset({"host", "connection", "content-length", "expect", "accept-enco
 _KEPT = 1000
 
 
-class FaultProxy:
+class FaultProxy(Listening):
     """
     An SQS endpoint on loopback that passes calls on to another one.
 
@@ -70,13 +71,12 @@ class FaultProxy:
             port: Where to listen, 0 for any free port.
             seed: Decides the order of what is reordered.
         """
+        super().__init__(port=port)
         self.faults = Faults(_ACTIONS)
         self.calls: Counter[str] = Counter()
         self._upstream = upstream.rstrip("/")
-        self._port = port
         self._order = Random(seed)
         self._again: dict[str, deque[dict[str, Any]]] = defaultdict(lambda: deque(maxlen=_KEPT))
-        self._connections: set[Connection] = set()
         self._calls: set[asyncio.Task[None]] = set()
 
     @property
@@ -96,10 +96,7 @@ class FaultProxy:
             trust_env=False,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
-        return self
+        return await super().__aenter__()
 
     async def __aexit__(
         self,
@@ -108,26 +105,12 @@ class FaultProxy:
         traceback: TracebackType | None,
     ) -> None:
         """Close every connection and give up every call."""
-        self._server.close()
-        for connection in list(self._connections):
-            connection.abort()
+        await super().__aexit__(kind, exc, traceback)
         for call in list(self._calls):
             call.cancel()
         if self._calls:
             await asyncio.wait(set(self._calls))
         await self._http.aclose()
-
-    def check(self, headers: Mapping[str, str]) -> Response | None:
-        """Refuse nothing: that is for the SQS behind."""
-        return None
-
-    def opened(self, connection: Connection) -> None:
-        """Take note of a new connection."""
-        self._connections.add(connection)
-
-    def closed(self, connection: Connection) -> None:
-        """Take note that a connection is gone."""
-        self._connections.discard(connection)
 
     def handle(self, request: Request, exchange: Exchange) -> Callable[[], None] | None:
         """Pass *request* on, or let a fault have it."""

@@ -89,22 +89,26 @@ async def _page(request: Request) -> Response:
 
 async def _list_traces(request: Request) -> Response:
     query, store = _trace_query(request.query_params), _store(request)
-
-    def read() -> Mapping[str, Any]:
-        traces, last = store.traces(query)
-        return {"traces": traces, "next_cursor": _cursor(last)}
-
-    return await _answer(request, store.version, read)
+    return await _list(request, "traces", lambda: store.traces(query))
 
 
 async def _list_tasks(request: Request) -> Response:
     query, store = _task_query(request.query_params), _store(request)
+    return await _list(request, "tasks", lambda: store.tasks(query))
+
+
+async def _list(
+    request: Request,
+    name: str,
+    find: Callable[[], tuple[list[dict[str, Any]], tuple[int, int] | None]],
+) -> Response:
+    """Answer one page of what *find* finds, under *name*."""
 
     def read() -> Mapping[str, Any]:
-        tasks, last = store.tasks(query)
-        return {"tasks": tasks, "next_cursor": _cursor(last)}
+        found, last = find()
+        return {name: found, "next_cursor": _cursor(last)}
 
-    return await _answer(request, store.version, read)
+    return await _answer(request, _store(request).version, read)
 
 
 async def _show_task(request: Request) -> Response:
