@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from tracebaton.context import RequestStore
 from tracebaton.errors import TracebatonError
+from tracebaton.garbage import spare
 from tracebaton.http.app import LateReporter, create_app
 from tracebaton.http.auth import Authenticator
 from tracebaton.http.body import body as read_body
@@ -249,4 +250,5 @@ class Tracebaton(Registrations):
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
         async with self.running():
+            spare()  # the process is an API's: by now it has what it will keep
             yield

@@ -6,7 +6,6 @@ and returns when everything is drained and flushed.
 """
 
 import asyncio
-import gc
 import importlib
 import logging
 import os
@@ -24,6 +23,7 @@ import uvicorn
 
 from tracebaton.application import Tracebaton
 from tracebaton.errors import ConfigurationError, TracebatonError
+from tracebaton.garbage import spare
 from tracebaton.http.app import create_health_app, end_streams
 from tracebaton.http.connections import HEADER_BYTES, PatientProtocol
 from tracebaton.semconv import EVENT_WORKER_DRAINED
@@ -171,25 +171,6 @@ def stop_with_stdin(seconds: float) -> None:
     threading.Thread(target=watch, name="tracebaton-parent", daemon=True).start()
 
 
-#: Objects that come alive before the youngest of them are looked through for garbage, and how many
-#: such looks make one through older ones. A few messages use up Python's 700.
-_COLLECTIONS = (10_000, 20, 20)
-_USUAL_COLLECTIONS = gc.get_threshold()
-
-
-def _spare() -> None:
-    """
-    Spare the collector of garbage what the process has made at its start, as it stays to the end.
-
-    Each full collection would look through all of botocore's models. An application that has set
-    the collector itself is left alone.
-    """
-    if gc.isenabled() and gc.get_threshold() == _USUAL_COLLECTIONS:
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_COLLECTIONS)
-
-
 async def run_api(app: Tracebaton, *, host: str, port: int, announce: Announce) -> None:
     """Serve the API until a signal comes."""
     runtime = app.runtime("api")
@@ -240,7 +221,7 @@ async def run_worker(app: Tracebaton, *, host: str, port: int, announce: Announc
             queue_url = None if worker.stopped else await runtime.queue.url()
             if queue_url is not None:
                 announce({"event": "worker.ready", "health": url, "queue_url": queue_url})
-            _spare()
+            spare()
             report = await worker.run()
         finally:
             flushed = await runtime.close()
