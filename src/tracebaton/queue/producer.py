@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from tracebaton import context, problems
 from tracebaton.errors import QueueUnavailable, TracebatonError
+from tracebaton.events import say
 from tracebaton.metrics import MessagingMetrics
 from tracebaton.propagation import Propagator, installed
 from tracebaton.queue.batches import send_all
@@ -280,7 +281,7 @@ class Producer:
             earlier = self._earlier(sending, message_id)
             if earlier is None:
                 self.outbox.confirm(sending.task)
-                _log.info(EVENT_TASK_ENQUEUED, extra={"fields": fields})
+                say(_log, EVENT_TASK_ENQUEUED, fields, clean=True)
                 return sending.task
             _log.warning(
                 EVENT_TASK_DEDUPLICATED, extra={"fields": fields | {"earlier_task_id": earlier.id}}
