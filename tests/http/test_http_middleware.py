@@ -171,6 +171,74 @@ async def test_the_store_survives_the_stock_propagators(
     assert f"{span.context.trace_id:032x}" == TRACE
 
 
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize("off", [None, NoOpTracerProvider()])
+async def test_the_callers_trace_goes_on_where_nobody_records(
+    ask: Any, our_propagator: None, off: Any, hooked: bool
+) -> None:
+    """Its ids are the request's, for what it sends on; an owner's hook is called all the same."""
+    seen: list[Any] = []
+
+    def hook(span: trace.Span, scope: Scope) -> None:
+        seen.append("hook")
+
+    async def look(request: Request) -> Response:
+        seen.append((context.current().correlation_id, Propagator().inject_message()))
+        return PlainTextResponse("")
+
+    app = Starlette(routes=[Route("/", look)])
+    StarletteInstrumentor.instrument_app(
+        app, tracer_provider=off, server_request_hook=hook if hooked else None
+    )
+    async with ask(instrument(app)) as client:
+        answer = await client.get("/", headers={"traceparent": PARENT})
+
+    members = f"tracebaton.correlation_id={TRACE}"
+    assert seen == ["hook"] * hooked + [(TRACE, {"traceparent": PARENT, "baggage": members})]
+    assert answer.headers["x-correlation-id"] == TRACE
+
+
+async def test_metrics_alone_are_recorded(ask: Any) -> None:
+    """Where no spans are, the instrumentation still counts the requests."""
+    reader = InMemoryMetricReader()
+    app = instrument(
+        ids_app(),
+        tracer_provider=NoOpTracerProvider(),
+        meter_provider=MeterProvider(metric_readers=[reader]),
+    )
+    async with ask(app) as client:
+        await client.get("/ids")
+
+    data = reader.get_metrics_data()
+    assert data is not None
+    (of_resource,) = data.resource_metrics
+    (of_scope,) = of_resource.scope_metrics
+    assert "http.server.request.duration" in {metric.name for metric in of_scope.metrics}
+
+
+async def test_chosen_headers_are_captured(
+    ask: Any, provider: Any, spans: Any, our_propagator: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the instrumentation is told to keep is there, and the app sees every header."""
+
+    async def names(request: Request) -> Response:
+        shown = {"x-colour", "x-size", "user-agent"}
+        return JSONResponse(sorted(shown.intersection(request.headers)))
+
+    seen = []
+    for variable in ("", "x-colour"):
+        monkeypatch.setenv("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST", variable)
+        app = instrument(Starlette(routes=[Route("/", names)]), tracer_provider=provider)
+        async with ask(app) as client:
+            seen.append((await client.get("/", headers={"x-colour": "red", "x-size": "1"})).json())
+
+    plain, captured = spans()
+    assert seen == [["user-agent", "x-colour", "x-size"]] * 2
+    assert "http.request.header.x_colour" not in plain.attributes
+    assert captured.attributes["http.request.header.x_colour"] == ("red",)
+    assert plain.attributes["user_agent.original"] == captured.attributes["user_agent.original"]
+
+
 async def test_custom_fields_can_be_declared(ask: Any) -> None:
     """The store has the class that the app's owner gave."""
 

@@ -176,6 +176,42 @@ async def test_a_route_may_answer_with_what_it_has(ask: Any, task_store: Any) ->
     assert index.json()["task_types"] == ["ai.chat"]
 
 
+async def test_plain_paths_are_found_as_without_a_short_cut(
+    ask: Any, task_store: Any, provider: Any, spans: Any
+) -> None:
+    """Who stands first wins, a 405 names all methods, and the span has the template."""
+
+    def says(text: str) -> Any:
+        return lambda request: PlainTextResponse(text)
+
+    service = StoreService(task_store)
+    service.routes = [
+        ("/v1/tasks/ai.chat", says("never"), ["POST"]),
+        ("/a/{x}", says("any"), ["GET"]),
+        ("/a/b", says("never"), ["GET"]),
+        ("/a/b", says("put"), ["PUT"]),
+        ("/c", says("get"), ["GET"]),
+        ("/c", says("post"), ["POST"]),
+    ]
+    async with ask(create_app(service, tracer_provider=provider)) as client:
+        answers = [
+            await client.request(method, path)
+            for method, path in [
+                *[("GET", "/a/b"), ("PUT", "/a/b"), ("GET", "/c"), ("POST", "/c")],
+                *[("DELETE", "/c"), ("GET", "/c/"), ("POST", "/v1/tasks/ai.chat")],
+            ]
+        ]
+
+    found = [(answer.status_code, answer.text[:5]) for answer in answers[:4]]
+    assert found == [(200, "any"), (200, "put"), (200, "get"), (200, "post")]
+    assert (answers[4].status_code, answers[4].headers["allow"]) == (405, "GET, HEAD, POST")
+    assert (answers[5].status_code, answers[5].headers["location"]) == (307, "http://localhost/c")
+    assert answers[6].json()["code"] == "malformed_body"
+    assert [span.name for span in spans()][:5] == [
+        *["GET /a/{x}", "PUT /a/b", "GET /c", "POST /c", "DELETE /c"]
+    ]
+
+
 async def test_probes_answer_anyone_without_detail(ask: Any, lines: Any, spans: Any) -> None:
     """No credentials, any Host, no name of a dependency; a change of readiness is one line."""
     service = StoreService(None)

@@ -23,6 +23,7 @@ from tracebaton.http.health import Probe, health_routes
 from tracebaton.http.metrics import Exposition, Scrape, merged_metrics_route, metrics_route
 from tracebaton.http.middleware import instrument
 from tracebaton.http.proxies import ProxyLayer
+from tracebaton.http.routes import PlainPaths
 from tracebaton.http.security import SecurityLayer
 from tracebaton.http.service import Service
 from tracebaton.http.tasks import answering, task_routes
@@ -53,19 +54,20 @@ def create_app(
         exposition: What ``/metrics`` answers, as `metrics_route()` takes it.
     """
     watch = TaskWatch(lambda: service.store)
+    routes = [
+        *task_routes(service),  # first: a request passes all that stand before its own
+        *event_routes(service, watch),
+        *health_routes(service.ready),
+        *docs_routes(service, title="tracebaton", version="1"),
+        *(
+            Route(path, answering(service, endpoint), methods=list(methods))
+            for path, endpoint, methods in service.routes
+        ),
+        metrics_route(exposition),
+        _index(service),
+    ]
     app = Starlette(
-        routes=[
-            *task_routes(service),  # first: a request passes all that stand before its own
-            *event_routes(service, watch),
-            *health_routes(service.ready),
-            *docs_routes(service, title="tracebaton", version="1"),
-            *(
-                Route(path, answering(service, endpoint), methods=list(methods))
-                for path, endpoint, methods in service.routes
-            ),
-            metrics_route(exposition),
-            _index(service),
-        ],
+        routes=[PlainPaths(routes), *routes],
         middleware=[Middleware(AuthLayer, service=service)],
         lifespan=_watching(watch, lifespan),
     )

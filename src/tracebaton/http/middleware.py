@@ -34,6 +34,7 @@ from tracebaton.http.litestar import (
 from tracebaton.http.request_layer import RequestLayer
 from tracebaton.http.routes import nested_apps, route_template
 from tracebaton.http.spans import (
+    Instrumented,
     SpanLayer,
     adopted,
     instrumentation,
@@ -138,9 +139,11 @@ def _instrument_starlette(app: Starlette, setup: _Setup) -> None:
             bare = theirs.app
         inner = SpanLayer(bare, failures=setup.failures)
         if theirs is not None:
-            traced: ASGIApp = adopted(theirs, inner)
+            traced: ASGIApp = Instrumented(adopted(theirs, inner), inner)
+        elif options is None:
+            traced = inner
         else:
-            traced = inner if options is None else OpenTelemetryMiddleware(inner, **options)
+            traced = Instrumented(OpenTelemetryMiddleware(inner, **options), inner)
         route = partial(route_template, app.routes)
         return RequestLayer(
             traced,
@@ -164,7 +167,7 @@ def _instrument_litestar(app: Any, setup: _Setup) -> None:
     inner = SpanLayer(
         ErrorLayer(bare, failures=setup.failures, leave=False), failures=setup.failures
     )
-    traced = (
+    middleware = (
         adopted(theirs, inner)
         if theirs is not None
         else OpenTelemetryMiddleware(
@@ -176,7 +179,7 @@ def _instrument_litestar(app: Any, setup: _Setup) -> None:
         )
     )
     app.asgi_handler = RequestLayer(
-        traced,
+        Instrumented(middleware, inner),
         quiet=inner,
         bare=bare,
         route=litestar_route(app),

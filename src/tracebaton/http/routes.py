@@ -5,13 +5,58 @@ Starlette tells neither: its matched route stops at the first ``Mount``, and the
 405 names the methods of one route where several share a path.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from starlette.routing import BaseRoute, Host, Match, Mount
-from starlette.types import Scope
+from starlette.datastructures import URLPath
+from starlette.routing import BaseRoute, Host, Match, Mount, NoMatchFound, Route
+from starlette.types import Receive, Scope, Send
 
-__all__ = ["allowed_methods", "nested_apps", "route_template"]
+__all__ = ["PlainPaths", "allowed_methods", "nested_apps", "route_template"]
+
+
+class PlainPaths(BaseRoute):
+    """
+    Stands before *routes* and finds at once those whose path is plain text.
+
+    They stay where they are too: this only spares a request the routes that stand before its own,
+    where none of those would have taken its path.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        """Look for plain paths among *routes*."""
+        self._routes: dict[str, list[Route]] = {}
+        before: list[Route] = []
+        for route in routes:
+            if type(route) is not Route:  # whatever it takes, it may be what follows
+                break
+            if not route.param_convertors and not any(_takes(one, route.path) for one in before):
+                self._routes.setdefault(route.path, []).append(route)
+            else:
+                before.append(route)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Return how one of the routes matches *scope*, as Starlette's router finds it."""
+        found: tuple[Match, Scope] = Match.NONE, {}
+        for route in self._routes.get(scope["path"], ()):
+            match, child = route.matches(scope)
+            if match is Match.FULL:
+                return match, {**child, "route": route}
+            if match is Match.PARTIAL and found[0] is Match.NONE:
+                found = match, {**child, "route": route}
+        return found
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request to the route that matched."""
+        await scope["route"].handle(scope, receive, send)
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        """Leave the answer to the routes themselves."""
+        raise NoMatchFound(name, path_params)
+
+
+def _takes(route: Route, path: str) -> bool:
+    return route.path_regex.match(path) is not None
 
 
 def route_template(routes: Iterable[BaseRoute], scope: Scope) -> str | None:
@@ -57,8 +102,10 @@ def _matches(routes: Iterable[BaseRoute], scope: Scope) -> Iterator[tuple[Match,
         except Exception:  # a user's convertor; the router will raise it where errors are told
             return
         if match is not Match.NONE:
-            # What is below a mount sees what the mount adds; nobody else does.
-            yield match, route, {**scope, **child} if isinstance(route, Mount | Host) else scope
+            if isinstance(route, PlainPaths):
+                yield match, child["route"], scope
+            else:  # what is below a mount sees what the mount adds; nobody else does
+                yield match, route, {**scope, **child} if isinstance(route, Mount | Host) else scope
 
 
 def _flat(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:

@@ -10,11 +10,21 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from opentelemetry import context as otel
-from opentelemetry import trace
-from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware, get_default_span_details
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.instrumentation.asgi import (
+    OpenTelemetryMiddleware,
+    asgi_getter,
+    get_default_span_details,
+)
 from opentelemetry.instrumentation.starlette import StarletteInstrumentor
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import TracerProvider, format_trace_id
+from opentelemetry.metrics import MeterProvider, NoOpMeter
+from opentelemetry.trace import (
+    NoOpTracer,
+    ProxyTracer,
+    ProxyTracerProvider,
+    TracerProvider,
+    format_trace_id,
+)
 from opentelemetry.util.http import sanitize_method
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -25,15 +35,27 @@ from tracebaton.errors import ConfigurationError
 from tracebaton.http.exchange import STARTS, exchange_in
 from tracebaton.http.failures import Failures, mark_failed
 from tracebaton.http.routes import nested_apps
+from tracebaton.propagation import Propagator
 from tracebaton.redaction import MASK
 from tracebaton.semconv import CORRELATION_ID, HTTP_ROUTE, HTTP_TARGET, URL_ATTRIBUTES, URL_QUERY
 
-__all__ = ["SpanLayer", "instrumentation", "readable", "request_instrumentation", "span_details"]
+__all__ = [
+    "Instrumented",
+    "SpanLayer",
+    "instrumentation",
+    "readable",
+    "request_instrumentation",
+    "span_details",
+]
 
 #: The attribute in which ``FastAPIInstrumentor`` keeps what it replaced.
 _FASTAPI: Final = "_original_build_middleware_stack"
 #: Where a request's own headers wait while the instrumentation reads others.
 _RAW: Final = "tracebaton.headers"
+#: The headers that the instrumentation, and our propagator in it, read.
+_READ: Final = frozenset(
+    name.encode() for name in ("host", "user-agent", "content-length", *Propagator().fields)
+)
 
 
 def request_instrumentation(
@@ -97,15 +119,14 @@ def instrumented_stack(stack: ASGIApp) -> OpenTelemetryMiddleware | None:
     return middleware
 
 
-def adopted(middleware: OpenTelemetryMiddleware, inner: ASGIApp) -> ASGIApp:
+def adopted(middleware: OpenTelemetryMiddleware, inner: ASGIApp) -> OpenTelemetryMiddleware:
     """Return *middleware*, somebody's with its hooks and providers, around *inner* and as ours."""
     details = middleware.default_span_details
     if getattr(details, "__module__", "").startswith(_STOCK):
         middleware.default_span_details = span_details
     middleware.exclude_receive_span = middleware.exclude_send_span = True
     middleware.app = inner
-    stands: ASGIApp = middleware
-    return stands
+    return middleware
 
 
 #: Where the span details of the instrumentors come from; others are their owner's own.
@@ -130,6 +151,62 @@ def span_details(scope: Scope) -> tuple[str, dict[str, Any]]:
     method = sanitize_method(scope["method"])
     name = "HTTP" if method == "_OTHER" else method  # the conventions' name for an unknown one
     return f"{name} {route}" if route else name, attributes
+
+
+class Instrumented:
+    """
+    The instrumentation around an app, given what it reads, and passed by where it does nothing.
+
+    Where nobody takes spans or metrics it would still read each header seven times.
+    """
+
+    def __init__(self, middleware: OpenTelemetryMiddleware, inner: ASGIApp) -> None:
+        """Stand around *middleware*, which stands around *inner*."""
+        self.app = middleware  # FastAPI looks for the instrumentation along this name
+        self._inner = inner
+        hooks = (middleware.server_request_hook, middleware.client_request_hook)
+        self._alone = not any((*hooks, middleware.client_response_hook))
+        self._reads_all = bool(middleware.http_capture_headers_server_request)
+        excluded = middleware.excluded_urls
+        self._leaves_out = excluded is not None and getattr(excluded, "_excluded_urls", True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if self._alone and not self._leaves_out and self._is_unheard():
+            carrier: dict[str, Any] = scope  # type: ignore[assignment]  # what the getter asks for
+            token = otel.attach(propagate.extract(carrier, getter=asgi_getter))
+            try:
+                await self._inner(scope, receive, send)
+            finally:
+                otel.detach(token)
+            return
+        if (
+            self._alone
+            and not self._reads_all
+            and isinstance(propagate.get_global_textmap(), Propagator)
+        ):
+            scope = _with_few_headers(scope)
+        await self.app(scope, receive, send)
+
+    def _is_unheard(self) -> bool:
+        """Tell whether nobody takes spans or metrics; a provider may still be set."""
+        tracer, meter = self.app.tracer, self.app.meter
+        if not isinstance(tracer, NoOpTracer) and not (
+            isinstance(tracer, ProxyTracer)
+            and isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
+        ):
+            return False
+        # Its only method beside the interface's tells that nobody has set a provider yet.
+        return isinstance(meter, NoOpMeter) or (
+            hasattr(meter, "on_set_meter_provider")
+            and hasattr(metrics.get_meter_provider(), "on_set_meter_provider")
+        )
+
+
+def _with_few_headers(scope: Scope) -> Scope:
+    """Return *scope* with the headers that the instrumentation reads; `SpanLayer` has all again."""
+    few = [header for header in scope["headers"] if header[0] in _READ]
+    return {**scope, "headers": few, _RAW: scope.get(_RAW, scope["headers"])}
 
 
 def readable(scope: Scope) -> Scope:
