@@ -19,10 +19,12 @@ from tracebaton.errors import TracebatonError
 from tracebaton.local import LocalSqs, ManualClock
 from tracebaton.queue.heartbeat import Leases
 from tracebaton.queue.lease import Lease, State, current_lease
+from tracebaton.queue.meters import WorkerMeters
 from tracebaton.queue.sqs import Received, Sqs, SqsAccess
 
 from .conftest import until
 from .scripted_sqs import ScriptedSqs, failed
+from .test_meters import Meters
 
 HOUR = 3600.0
 
@@ -49,6 +51,7 @@ class Bench:
     url: str
     visibility: int = 60
     ends: list[State] = field(default_factory=list)
+    meters: Meters = field(default_factory=Meters)
 
     def __post_init__(self) -> None:
         self.work_with(self.visibility)
@@ -57,8 +60,17 @@ class Bench:
         """Take leases of *visibility* seconds from here on."""
         self.visibility = visibility
         self.leases = Leases(
-            self.sqs, self.url, visibility_seconds=visibility, now=self.clock.monotonic
+            self.sqs,
+            self.url,
+            visibility_seconds=visibility,
+            meters=WorkerMeters(self.meters.provider),
+            now=self.clock.monotonic,
         )
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """What became of leases, as the metric tells it."""
+        return self.meters.by("tracebaton.lease.extensions", "tracebaton.lease.outcome")
 
     async def receive(self) -> list[Received]:
         """Receive what is visible now, up to ten messages."""
@@ -103,8 +115,10 @@ async def bench() -> AsyncIterator[Bench]:
     async with LocalSqs(clock=clock) as local:
         sqs = Sqs(SqsAccess(endpoint=local.url, region="us-east-1", anonymous=True))
         url = local.create_queue("tasks")
-        yield Bench(local, clock, sqs, url)
+        bench = Bench(local, clock, sqs, url)
+        yield bench
         await sqs.close()
+        bench.meters.provider.shutdown()
 
 
 async def test_a_lease_lasts_as_long_as_the_visibility_timeout(bench: Bench) -> None:
@@ -155,6 +169,7 @@ async def test_an_unconfirmed_lease_is_lost_before_its_deadline(bench: Bench) ->
 
     assert (lease.state, lease.held, lease.deadline, bench.ends) == ("lost", False, 60, ["lost"])
     assert bench.leases.settle(lease) is False
+    assert bench.counted == {"lost": 1}
 
 
 async def test_a_lease_that_sqs_refuses_is_lost(bench: Bench) -> None:
@@ -165,6 +180,7 @@ async def test_a_lease_that_sqs_refuses_is_lost(bench: Bench) -> None:
     await beat(bench.leases)
 
     assert (lease.state, bench.ends) == ("lost", ["lost"])
+    assert bench.counted == {"lost": 1}
 
 
 async def test_the_handler_is_stopped_before_the_twelve_hours_end(bench: Bench) -> None:
@@ -178,6 +194,7 @@ async def test_the_handler_is_stopped_before_the_twelve_hours_end(bench: Bench) 
     await beat(bench.leases)
 
     assert (before, lease.state, bench.ends) == ("held", "expired", ["expired"])
+    assert bench.counted == {"expired": 1}
 
 
 async def test_the_last_extension_ends_with_the_twelve_hours(bench: Bench) -> None:
@@ -208,6 +225,19 @@ async def test_a_settling_message_is_left_alone(bench: Bench) -> None:
     await beat(bench.leases)
 
     assert (settled, lease.state, lease.deadline, bench.ends) == (True, "settling", 60, [])
+    assert bench.counted == {}
+
+
+async def test_an_extension_that_is_refused_after_the_delete_is_no_loss(bench: Bench) -> None:
+    """The message is finished: the alarm must not ring for it."""
+    (lease,) = await bench.lease()
+    await bench.sqs.delete(bench.url, [lease.message.receipt_handle])
+    bench.local.advance(20)
+    calls = bench.leases.beat()
+    settled = bench.leases.settle(lease)
+    await asyncio.wait(calls)
+
+    assert (settled, lease.state, bench.counted) == (True, "settling", {})
 
 
 async def test_a_redelivery_takes_the_lease_over(bench: Bench) -> None:
@@ -218,6 +248,7 @@ async def test_a_redelivery_takes_the_lease_over(bench: Bench) -> None:
     new = bench.leases.add(again, received_at=bench.clock.monotonic())
 
     assert (old.state, new.state, bench.ends) == ("lost", "held", ["lost"])
+    assert bench.counted == {"lost": 1}
     assert len(bench.leases) == 1
     bench.leases.drop(old)
     assert len(bench.leases) == 1
@@ -518,3 +549,4 @@ async def test_nothing_is_settled_after_the_deadline(bench: Bench) -> None:
     bench.local.advance(58)
 
     assert bench.leases.settle(lease) is False
+    assert bench.counted == {"lost": 1}

@@ -95,7 +95,7 @@ class Leases:
         old = self._held.get(message.message_id)
         self._held[message.message_id] = lease
         if old is not None:
-            old.over("lost")
+            self._end(old, "lost")
         return lease
 
     def adopt(self, message: Received, *, received_at: float) -> bool:
@@ -117,7 +117,7 @@ class Leases:
     def settle(self, lease: Lease, state: Literal["settling", "released"] = "settling") -> bool:
         """Stop extending *lease* before its message is settled, once; False if it is lost."""
         if lease.ran_out(self._now()):
-            lease.over("lost")  # the heartbeat hangs in a call and has not seen it yet
+            self._end(lease, "lost")  # the heartbeat hangs in a call and has not seen it yet
         if lease.state != "held":
             return False
         lease.state = state
@@ -154,9 +154,9 @@ class Leases:
         now = self._now()
         for lease in [lease for lease in self._held.values() if _beats(lease)]:
             if lease.left(now) <= LIMIT_MARGIN:
-                lease.over("expired")
+                self._end(lease, "expired")
             elif lease.ran_out(now):
-                lease.over("lost")
+                self._end(lease, "lost")
         return [self._call(batch) for batch in self._due(now)]
 
     def _due(self, now: float) -> Sequence[Sequence[Lease]]:
@@ -204,7 +204,6 @@ class Leases:
             if lease.message.receipt_handle != handle:
                 continue  # adopted meanwhile: the answer is about a handle that is no longer ours
             self._confirm(lease, outcome, asked=asked, seconds=until)
-            self._meters.extended(self._name, outcome)
             if outcome == "ok":
                 extended.append(lease)
         if extended and self._on_extended is not None:
@@ -216,9 +215,16 @@ class Leases:
             lease.deadline = asked + seconds
             lease.due = asked + self._interval
         elif outcome == "lost":
-            lease.over("lost")
+            self._end(lease, "lost")
+            return
         else:
             lease.due = self._soon()
+        self._meters.extended(self._name, outcome)
+
+    def _end(self, lease: Lease, state: Literal["lost", "expired"]) -> None:
+        """End *lease* unless it has ended or is being settled: only what ends is counted."""
+        if lease.over(state):
+            self._meters.extended(self._name, state)
 
     def _failed(self, leases: Sequence[Lease], failure: BaseException) -> None:
         self._meters.extended(self._name, "failed", leases=len(leases))

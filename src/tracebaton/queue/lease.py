@@ -164,14 +164,19 @@ class Lease:
         """Tell whether nothing confirms any more that the message is ours."""
         return now >= self.deadline - MARGIN
 
-    def over(self, state: Literal["lost", "expired"]) -> None:
-        """End the lease as *state*, once, and say so where its message is being handled."""
+    def over(self, state: Literal["lost", "expired"]) -> bool:
+        """
+        End the lease as *state*, once, and say so where its message is being handled.
+
+        False if it is not held any more.
+        """
         if self.state != "held":
-            return
+            return False
         self.state = state
         self._announce(EVENT_LEASE_LOST if state == "lost" else EVENT_LEASE_EXPIRED)
         if self._on_end is not None:
             self._on_end()
+        return True
 
     def _announce(self, event: str) -> None:
         fields = {"message_id": self.message.message_id}

@@ -78,7 +78,13 @@ class WorkerMeters:
         self._attempts.add(1, {MESSAGING_DESTINATION: queue, TASK_STATUS: status, **kind})
 
     def extended(self, queue: str, outcome: str, *, leases: int = 1) -> None:
-        """Count leases that were extended, were refused, expired, or whose call failed."""
+        """
+        Count leases by what became of them.
+
+        Args:
+            outcome: ``ok`` for an extension and ``failed`` for one that is tried again; ``lost``
+                and ``expired``, after 12 hours, for leases that ended before their messages.
+        """
         self._extensions.add(leases, {MESSAGING_DESTINATION: queue, LEASE_OUTCOME: outcome})
 
     def late(self, queue: str, seconds: float) -> None:
