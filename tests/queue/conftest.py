@@ -48,6 +48,18 @@ class Reports(list[tuple[BaseException, Outcome, dict[str, Any]]]):
         return f"{len(self):032x}"
 
 
+class BenchWorker(Worker):
+    """A worker that knows the SQS of its test."""
+
+    local: LocalSqs
+
+    async def gone(self, running: asyncio.Task[DrainReport]) -> None:
+        """Wait for the end; a parked poll is answered with nothing, as SQS may, not waited out."""
+        while not running.done():
+            self.local.broker.close()
+            await asyncio.wait({running}, timeout=0.02)
+
+
 @dataclass
 class Bench:
     """Everything one test needs of the queue wing."""
@@ -149,7 +161,7 @@ class Bench:
         given = {"sqs": self.sqs, "queue": self.queue, **defaults, **options}
         return Producer(given.pop("sqs"), given.pop("queue"), **given)
 
-    def worker(self, **options: Any) -> Worker:
+    def worker(self, **options: Any) -> BenchWorker:
         """A worker with quick retries."""
         policy = RetryPolicy(base_seconds=0.01, cap_seconds=0.01, max_attempts=self.attempts)
         defaults: dict[str, Any] = {
@@ -162,7 +174,9 @@ class Bench:
             "wait_seconds": 1,
         }
         queue = options.pop("queue", None) or self.queue
-        return Worker(self.sqs, queue, **defaults | options)
+        worker = BenchWorker(self.sqs, queue, **defaults | options)
+        worker.local = self.local
+        return worker
 
     async def ended(self, task_id: str) -> Task:
         """Wait until the task has ended and return it."""
@@ -201,7 +215,10 @@ async def working(worker: Worker) -> AsyncIterator[asyncio.Task[DrainReport]]:
         yield task
     finally:
         worker.stop()
-        await asyncio.wait_for(task, 30)
+        async with asyncio.timeout(30):
+            if isinstance(worker, BenchWorker):
+                await worker.gone(task)
+            await task
 
 
 @pytest.fixture
