@@ -4,6 +4,7 @@ import pytest
 from hypothesis import settings
 
 from backends import jaeger, sentry
+from tracebaton.settings import prefer_stable_http_conventions
 
 __all__ = ["jaeger", "sentry"]
 
@@ -29,7 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """
     Keep no database and no deadline: the first makes runs differ, the second fails on a busy box.
+
+    Keep one order of tests from differing from another, too.
     """
+    # OpenTelemetry reads them at the first app of a process, which may be any test's.
+    prefer_stable_http_conventions()
     bounded = config.getoption("--cases") is None
     settings.register_profile("tracebaton", deadline=None, database=None, derandomize=bounded)
     settings.load_profile("tracebaton")
