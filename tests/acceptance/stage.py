@@ -60,6 +60,7 @@ class Broker:
         try:
             return (await producer.enqueue(kind, data)).id
         finally:
+            await producer.outbox.flush()  # else a worker's sweep takes it for one that was lost
             await sqs.close()
             await store.close()
 
