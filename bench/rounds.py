@@ -7,13 +7,16 @@ and a ratio is taken inside a round before the median is taken over the rounds.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 Figures = Mapping[str, float]
 #: One round: the figures of each row that ran, by the row's name.
@@ -84,11 +87,26 @@ def alternate(
                 continue
             say(f"round {number + 1} of {first + rounds}: {row.name}")
             try:
-                figures[row.name] = row.measure()
+                with _terminable():
+                    figures[row.name] = row.measure()
             except (subprocess.SubprocessError, OSError, ValueError) as exc:
                 say(f"{row.name} failed: {exc}")
         done.append(figures)
     return done
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM, which ``timeout`` sends, end the servers of a row before it ends the bench."""
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)
 
 
 def over_rounds(rounds: Sequence[Round], row: str, figure: str) -> list[float]:

@@ -2,13 +2,54 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+def family(pid: int) -> list[int]:
+    """Return the processes that *pid* has started, and those that they have."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [one for child in map(int, children) for one in (child, *family(child))]
+
+
+def gone(pid: int) -> bool:
+    """Tell whether *pid* has ended."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_bench_that_is_cut_leaves_no_server(number: signal.Signals) -> None:
+    """``timeout`` and ``kill -9`` end its servers too, and what they have started."""
+    command = [sys.executable, str(ROOT / "bench" / "telemetry"), "saturation"]
+    command += ["--quick", "--only", "ours", "--rounds", "20"]
+    bench = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while len(servers := family(bench.pid)) < 2:  # the sink and the service
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        bench.send_signal(number)
+        bench.wait(30)
+        while not all(map(gone, servers)):
+            assert time.monotonic() < deadline + 30, servers
+            time.sleep(0.02)
+    finally:
+        bench.kill()
+        bench.wait()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ The rate is the broker's: from its first receive to its last delete, so that nob
 import json
 import mmap
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 
 from peers import TOOLS
 from rounds import Figures, clean_environment, say
+from servers import started, telling
 
 HERE = Path(__file__).resolve().parent
 #: Seconds a run may take before it is cut, and seconds without a delete after which it has stalled.
@@ -92,10 +92,8 @@ def broker(network: Network) -> Iterator[Broker]:
     certificate = _certificate() if network.tls else None
     command = [str(built("broker")), "-delay", network.delay]
     command += ["-cert", certificate] if certificate else []
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        running = Broker(process.stdout.readline().strip(), certificate)
+    with telling(command) as (_, url):
+        running = Broker(url, certificate)
         policy = {"deadLetterTargetArn": "arn:aws:sqs:us-east-1:000000000000:dead"}
         attributes = {
             "VisibilityTimeout": "60",
@@ -103,24 +101,14 @@ def broker(network: Network) -> Iterator[Broker]:
         }
         _ask(running.connection(), "CreateQueue", QueueName="bench", Attributes=attributes)
         yield running
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 @contextmanager
 def sink() -> Iterator[str]:
     """Run the sink of the telemetry bench and yield its URL."""
     command = [sys.executable, str(HERE.parent / "layers" / "sink.py"), "live"]
-    process = subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
+    with telling(command) as (_, port):
+        yield f"http://127.0.0.1:{port}"
 
 
 def consumed(consumer: Consumer, count: int, network: Network = Network()) -> Figures:
@@ -150,18 +138,18 @@ def consumed(consumer: Consumer, count: int, network: Network = Network()) -> Fi
         }
         env = clean_environment(variables)
         _fill(running, consumer.entries, env)
-        with open(Path(folder) / "output", "w+") as output:
-            process = subprocess.Popen(
-                consumer.command, env=env, stdout=output, stderr=output, start_new_session=True
-            )
+        with (
+            open(Path(folder) / "output", "w+") as output,
+            started(
+                consumer.command, env=env, output=output, stderr=output, patience=10
+            ) as process,
+        ):
             try:
                 return _watched(running, process, ledger, count=count)
             except OSError:
                 output.seek(0)
                 say(output.read()[-2000:])
                 raise
-            finally:
-                _end(process)
 
 
 def _fill(running: Broker, entries: Sequence[str], env: Mapping[str, str]) -> None:
@@ -176,7 +164,7 @@ def _fill(running: Broker, entries: Sequence[str], env: Mapping[str, str]) -> No
 
 
 def _watched(
-    running: Broker, process: "subprocess.Popen[bytes]", ledger: Path, *, count: int
+    running: Broker, process: "subprocess.Popen[str]", ledger: Path, *, count: int
 ) -> Figures:
     until, started = time.monotonic() + LIMIT, 0.0
     deleted, moved = 0, time.monotonic()
@@ -227,19 +215,6 @@ def _ask(connection: HTTPConnection, action: str, **request: Any) -> None:
     told = answer.read()
     if answer.status != 200:
         raise OSError(f"{action}: {told!r}")
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Stop the consumer and whoever it started."""
-    try:
-        process.terminate()
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        say("had to be killed")
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def _family(leader: int) -> Iterator[Path]:

@@ -9,6 +9,7 @@ SQLite table. One line of JSON tells the port, the key, and the tasks that are t
 import asyncio
 import json
 import os
+import signal
 import socket
 import sqlite3
 import sys
@@ -178,6 +179,8 @@ def main(name: str, processes: int) -> None:
         os.write(out, json.dumps(told).encode() + b"\n")
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on")
     uvicorn.Server(config).run(sockets=[listener])
+    if first and processes > 1:
+        os.killpg(0, signal.SIGTERM)  # whoever ended this one knows nothing of the other
 
 
 if __name__ == "__main__":
