@@ -14,9 +14,12 @@ from typing import Any, Final, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tracebaton.viewer.plain_spans import plain_span
 
 __all__ = ["any_value", "attributes", "from_json", "resource", "scope", "span"]
 
@@ -44,8 +47,13 @@ def from_json(body: bytes, message: M) -> M:
     """
     try:
         document = json.loads(body)
+        plain = _take_plain(document) if isinstance(message, ExportTraceServiceRequest) else {}
         _ids_to_base64(document)
-        return json_format.ParseDict(document, message, ignore_unknown_fields=True)
+        json_format.ParseDict(document, message, ignore_unknown_fields=True)
+        if isinstance(message, ExportTraceServiceRequest):
+            for (group, scope), spans in plain.items():
+                message.resource_spans[group].scope_spans[scope].spans.extend(spans)
+        return message
     except (
         RecursionError,
         ArithmeticError,
@@ -54,6 +62,17 @@ def from_json(body: bytes, message: M) -> M:
         json_format.ParseError,
     ) as exc:
         raise ValueError(f"not an OTLP JSON {message.DESCRIPTOR.name}: {exc}") from exc
+
+
+def _take_plain(document: Any) -> dict[tuple[int, int], list[Span]]:
+    """Take the spans out of *document* that need no parser, by the place of their scope."""
+    found = {}
+    for at, group in enumerate(document.get("resourceSpans") or ()):
+        for inner, scoped in enumerate(group.get("scopeSpans") or ()):
+            read = [(raw, plain_span(raw)) for raw in scoped.get("spans") or ()]
+            found[at, inner] = [span for _, span in read if span is not None]
+            scoped["spans"] = [raw for raw, span in read if span is None]
+    return found
 
 
 def _ids_to_base64(node: Any) -> None:
