@@ -1,6 +1,7 @@
 """The viewer's API, its page, and who may talk to it."""
 
 import asyncio
+import re
 from typing import Any
 
 import httpx
@@ -218,6 +219,33 @@ async def test_every_answer_has_the_security_headers(client, path):
     )
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
+
+
+async def test_the_page_is_one_script_and_one_stylesheet(client):
+    """Every file more is a request more before the first trace shows."""
+    page = (await client.get("/")).text
+    script, style = [(await client.get(f"/static/page.{kind}")) for kind in ("js", "css")]
+
+    assert re.findall(r'(?:src|href)="(/static/page\.\w+)"', page) == [
+        "/static/page.css",
+        "/static/page.js",
+    ]
+    assert not re.search(r"^(import|export) ", script.text, re.MULTILINE)
+    assert (script.headers["content-type"], style.headers["content-type"]) == (
+        "text/javascript; charset=utf-8",
+        "text/css; charset=utf-8",
+    )
+
+
+async def test_a_file_that_the_browser_has_is_not_sent_again(client):
+    """Its version is asked for each time, and no other file can be asked for."""
+    first = await client.get("/static/page.js")
+    again = await client.get("/static/page.js", headers={"if-none-match": first.headers["etag"]})
+    other = await client.get("/static/..%2fapp.py")
+
+    assert (again.status_code, again.content) == (304, b"")
+    assert first.headers["cache-control"] == "no-cache"
+    assert (other.status_code, other.json()["code"]) == (404, "not_found")
 
 
 async def test_a_failure_of_our_own_is_a_generic_500(store, otlp):

@@ -26,11 +26,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.responses import Response
+from starlette.routing import Route
 
 from tracebaton.errors import Forbidden, MethodNotAllowed, NotFound, RequestError
+from tracebaton.viewer.files import answer, page_files
 from tracebaton.viewer.guard import LoopbackGuard, refusal
 from tracebaton.viewer.ingest import post_logs, post_traces
 from tracebaton.viewer.queries import OUTCOMES
@@ -68,7 +68,7 @@ def create_viewer(store: SpanStore) -> Starlette:
             Route("/api/tasks", _list_tasks),
             Route("/api/tasks/{task_id:path}", _show_task),
             Route("/", _page),
-            Mount("/static", StaticFiles(directory=STATIC)),
+            Route("/static/{name}", _page),
         ],
         exception_handlers={
             RequestError: _refuse,
@@ -79,12 +79,12 @@ def create_viewer(store: SpanStore) -> Starlette:
     # Set and not passed: an application-wide ``StarletteInstrumentor().instrument()`` adds its own
     # on construction, and a viewer that traces its intake would feed itself for ever.
     viewer.user_middleware = [guard]
-    viewer.state.store = store
+    viewer.state.store, viewer.state.files = store, page_files(STATIC)
     return viewer
 
 
 async def _page(request: Request) -> Response:
-    return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
+    return answer(request, request.app.state.files, request.path_params.get("name", "index.html"))
 
 
 async def _list_traces(request: Request) -> Response:

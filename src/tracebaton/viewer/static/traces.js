@@ -1,6 +1,6 @@
 // The list of traces.
 
-import { badge, clock, duration, el, serviceChip } from "./dom.js";
+import { badge, clock, duration, el, grouped, serviceChip } from "./dom.js";
 import { idLine } from "./listing.js";
 
 const IDS = /^(correlation|user|task):(.+)$/;
@@ -49,5 +49,5 @@ function draw(node, trace, longest) {
     el("span", { class: "took" }, el("b", {}, duration(trace.duration_ms * 1000)), el("span", { class: "track" }, bar)),
     el("span", { class: "when" },
       el("time", { datetime: trace.start, title: trace.start }, clock(trace.start)),
-      el("span", { class: "spans" }, `${trace.spans.toLocaleString()} span${trace.spans === 1 ? "" : "s"}`)));
+      el("span", { class: "spans" }, `${grouped(trace.spans)} span${trace.spans === 1 ? "" : "s"}`)));
 }

@@ -135,8 +135,8 @@ document.getElementById("theme").addEventListener("click", () => {
   localStorage.setItem("theme", dark ? "light" : "dark");
   document.documentElement.dataset.theme = dark ? "light" : "dark";
 });
-const theme = localStorage.getItem("theme");
-if (theme) document.documentElement.dataset.theme = theme;
-
 addEventListener("hashchange", route);
 route();
+// After the view has asked for its data: the browser may open the storage for longer than that takes.
+const theme = localStorage.getItem("theme");
+if (theme) document.documentElement.dataset.theme = theme;

@@ -1,6 +1,6 @@
 // One trace: the tree of its spans on a common axis, time waited in a queue drawn as such.
 
-import { Rows, Watch, badge, clock, copyable, duration, el, hue, serviceChip } from "./dom.js";
+import { Rows, Watch, badge, clock, copyable, duration, el, grouped, hue, serviceChip } from "./dom.js";
 import { Details } from "./details.js";
 import { buildTrace, rowsOf, text } from "./model.js";
 
@@ -105,7 +105,7 @@ export class TraceView {
         fact("Duration", el("b", {}, duration(total))),
         waited > 0 && fact("Waited in queue", el("b", { class: "waited" }, duration(waited))),
         fact("Started", el("time", { datetime: started, title: started }, clock(started))),
-        fact("Spans", spans.length.toLocaleString()),
+        fact("Spans", grouped(spans.length)),
         fact("Trace", copyable(this.traceId)),
         value("tracebaton.correlation_id") !== this.traceId && id("Correlation", "tracebaton.correlation_id"),
         id("User", "tracebaton.user_id"),
