@@ -1,6 +1,7 @@
 """The benches run: a few requests each, and nobody looks at the times."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -129,3 +130,24 @@ def test_http_bench_measures(part: str, row: str, figure: str, tmp_path: Path) -
     told = json.loads((tmp_path / "told.json").read_text())["rounds"][0][row]
     assert told[figure] > 0
     assert told.get("sent", 1) >= 1
+
+
+@pytest.mark.parametrize(
+    ("part", "row", "figure"),
+    [
+        ("page", "Chromium", "waterfall_ms"),
+        ("ingest", "json", "rate"),
+        ("start", "tracebaton --help", "seconds"),
+    ],
+)
+def test_viewer_bench_measures(part: str, row: str, figure: str, tmp_path: Path) -> None:
+    """The page is looked at, the intake fed, the command started."""
+    if part == "page" and not Path("/usr/bin/chromium").exists():
+        if os.environ.get("CI"):
+            pytest.fail("Chromium is missing (scripts/chromium installs it)")
+        pytest.skip("Chromium is missing")
+    command = [sys.executable, str(ROOT / "bench" / "viewer"), part, "--quick", "--only", row]
+    subprocess.run([*command, "--json", str(tmp_path / "told.json")], check=True, timeout=100)
+
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["rounds"][0][row][figure] > 0
