@@ -4,6 +4,9 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +39,30 @@ def run(*command: str, env: dict[str, str] | None = None) -> None:
     code = subprocess.run(command, cwd=ROOT, env={**os.environ, **(env or {})}).returncode
     if code:
         raise SystemExit(code)
+
+
+def beside(commands: Mapping[str, Sequence[str]], *, lanes: int) -> None:
+    """
+    Run *commands*, *lanes* of them at a time, in their order; leave with the worst exit code.
+
+    What each wrote is told when it is over, so that no two are mixed.
+    """
+
+    def one(name: str) -> int:
+        started = time.monotonic()
+        done = subprocess.run(
+            commands[name], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        took = time.monotonic() - started
+        verdict = f"failed with {done.returncode}" if done.returncode else "well"
+        print(f"== {name}\n{done.stdout}== {name}: {verdict}, {took:.0f} s", flush=True)
+        return done.returncode
+
+    with ThreadPoolExecutor(lanes) as pool:
+        codes = dict(zip(commands, pool.map(one, commands), strict=True))
+    if failed := [name for name, code in codes.items() if code]:
+        say(f"failed: {', '.join(failed)}")
+        raise SystemExit(max(codes.values()))
 
 
 def say(text: str) -> None:
