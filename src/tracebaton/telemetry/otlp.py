@@ -1,8 +1,8 @@
 """
 OTLP over HTTP: spans to a collector, a backend or the local viewer.
 
-The SDK's exporters and batches do the work. Added here: what was lost is counted and said once an
-interval, and a stop has a deadline.
+The SDK's exporters and batches do the work. Added here: spans are encoded by us, what was lost is
+counted and said once an interval, and a stop has a deadline.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from tracebaton.telemetry.connections import REASONS, Connections, OwnHeaders, silence
+from tracebaton.telemetry.encoding import encoded
 from tracebaton.telemetry.enrichment import presentable
 from tracebaton.telemetry.losses import Ledger, Losses
 
@@ -30,6 +31,8 @@ SCHEDULE_DELAY: Final = 0.5
 #: Spans, and log lines, that may wait in memory for one destination.
 QUEUE_SIZE: Final = 10_000
 BATCH_SIZE: Final = 512
+#: Bytes of one request before it is compressed: the SDK's own bound, and the Collector's is 20 MiB.
+LARGEST_REQUEST: Final = 64 * 1024 * 1024
 
 
 def otlp_span_exporter(
@@ -45,9 +48,9 @@ def otlp_span_exporter(
     """
     silence()
     if headers is None and not local:
-        return OTLPSpanExporter(endpoint=endpoint, session=Connections())
+        return _Exporter(endpoint=endpoint, session=Connections())
     session = OwnHeaders(headers or {}, trust_env=not local)
-    return OTLPSpanExporter(endpoint=endpoint, session=session)
+    return _Exporter(endpoint=endpoint, session=session)
 
 
 def reach(endpoint: str, *, local: bool = False) -> str | None:
@@ -65,6 +68,27 @@ def reach(endpoint: str, *, local: bool = False) -> str | None:
         exporter.shutdown()
     reason = REASONS.take()
     return None if result is SpanExportResult.SUCCESS else reason or "the export failed"
+
+
+class _Exporter(OTLPSpanExporter):
+    """
+    The SDK's exporter with an encoder of ours.
+
+    Compression, credentials, timeouts and retries are the SDK's. Where its insides are not what
+    they were, or it measures itself, it does the encoding too.
+    """
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send *spans* as one request."""
+        send = getattr(getattr(self, "_client", None), "export", None)
+        measures = type(getattr(self, "_metrics", None)).__name__ != "NoOpExporterMetrics"
+        if send is None or measures or self._shutdown:
+            return super().export(spans)
+        body = encoded(spans)
+        if len(body) > LARGEST_REQUEST:
+            REASONS.note(f"{len(body)} bytes are more than a request may have")
+            return SpanExportResult.FAILURE
+        return SpanExportResult.SUCCESS if send(body).success else SpanExportResult.FAILURE
 
 
 class SpanExport(SpanProcessor):
