@@ -59,10 +59,11 @@ class JsonFormatter(logging.Formatter):
         """
         here = otel.get_current()
         store, span = in_context(here), trace.get_current_span(here).get_span_context()
-        own = dict(fields) if clean else redact_mapping(fields)
+        own = fields if clean else redact_mapping(fields)
         service = self._service
         if event in OF_A_SERVICE and "service" in own:
-            service, own[SERVICE_NAME] = own.pop("service"), service
+            own = {**own, SERVICE_NAME: service}
+            service = own.pop("service")
         if not _FIXED.isdisjoint(own):
             return None
         ids = (
@@ -87,7 +88,9 @@ def _json(value: object) -> str:
     return to_json(value, ensure_ascii=True).decode("ascii")
 
 
+@lru_cache(maxsize=512, typed=True)
 def _text(value: str | int | None) -> str:
+    """Return an id, which stands in all lines of its request or message."""
     return "null" if value is None else _json(value)
 
 

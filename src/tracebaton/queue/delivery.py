@@ -144,7 +144,7 @@ class Delivery:
             refused = await self._start(attempt)
             if refused is not None:
                 return refused
-            say(_log, EVENT_TASK_STARTED, {"task_type": kind.name})
+            say(_log, EVENT_TASK_STARTED, {"task_type": kind.name}, clean=True)
             started = time.perf_counter()
             result = to_jsonable_python(await self._result(attempt, kind, data))
             if attempt.lease.state != "held":  # it was cancelled, and would not be

@@ -58,7 +58,7 @@ class Outcomes:
             return await self._superseded(attempt)
         attempt.became(status)
         fields = {"task_type": attempt.event.type, "duration_ms": milliseconds(seconds)}
-        say(_log, EVENT_TASK_SUCCEEDED, fields)
+        say(_log, EVENT_TASK_SUCCEEDED, fields, clean=True)
         return Verdict("delete")
 
     def cancelled(self, attempt: Attempt) -> Verdict:
