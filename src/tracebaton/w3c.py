@@ -8,6 +8,7 @@ the grammar is absent: nothing here raises or logs, because the text is an outsi
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -43,6 +44,8 @@ _SENTRY_TRACE = re.compile(r"([0-9a-f]{32})-([0-9a-f]{16})(?:-([01]))?")
 _AWS_ROOT = re.compile(r"1-([0-9a-f]{8})-([0-9a-f]{24})")
 _AWS_PARENT = re.compile(r"[0-9a-f]{16}")
 
+#: What percent-encoding leaves as it is, a colon among it.
+_PLAIN = re.compile(r"[A-Za-z0-9_.~:\-]*")
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _OCTETS = r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*"
 _BAGGAGE_MEMBER = re.compile(rf"({_TOKEN})[ \t]*=[ \t]*({_OCTETS})[ \t]*(;.*)?")
@@ -172,4 +175,11 @@ def encode_member(key: str, value: str) -> str | None:
 
     A space is ``%20``, never ``+``: other languages' readers take a plus literally.
     """
-    return f"{key}={quote(value, safe=':')}" if re.fullmatch(_TOKEN, key) else None
+    if not _is_token(key):
+        return None
+    return f"{key}={value if _PLAIN.fullmatch(value) else quote(value, safe=':')}"
+
+
+@lru_cache(maxsize=256)
+def _is_token(key: str) -> bool:
+    return re.fullmatch(_TOKEN, key) is not None

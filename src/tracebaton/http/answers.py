@@ -5,11 +5,13 @@ What an exception means over HTTP, and the problem document that says so.
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final
 
 from opentelemetry import trace
+from pydantic_core import PydanticSerializationError, to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -39,6 +41,7 @@ from tracebaton.problems import Outcome, outcome_of, problem
 __all__ = [
     "JsonResponse",
     "ProblemResponse",
+    "ResourceResponse",
     "http_outcome",
     "problem_document",
     "problem_response",
@@ -78,6 +81,18 @@ class JsonResponse(JSONResponse):
     def render(self, content: Any) -> bytes:
         """Return *content* as JSON."""
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+class ResourceResponse(JsonResponse):
+    """Tasks, which are JSON already: written in a quarter of the time."""
+
+    def render(self, content: Any) -> bytes:
+        """Return *content* as JSON."""
+        with suppress(PydanticSerializationError):  # what is no valid Unicode
+            text = to_json(content, ensure_ascii=True, inf_nan_mode="constants")
+            if b"NaN" not in text and b"Infinity" not in text:
+                return text
+        return super().render(content)
 
 
 class ProblemResponse(Response):

@@ -52,6 +52,8 @@ __all__ = [
 _FASTAPI: Final = "_original_build_middleware_stack"
 #: Where a request's own headers wait while the instrumentation reads others.
 _RAW: Final = "tracebaton.headers"
+#: The only method of OTel's proxies for meters beside the interface's, by which they hear of one.
+_ON_SET: Final = "on_set_meter_provider"
 #: The headers that the instrumentation, and our propagator in it, read.
 _READ: Final = frozenset(
     name.encode() for name in ("host", "user-agent", "content-length", *Propagator().fields)
@@ -169,6 +171,16 @@ class Instrumented:
         self._reads_all = bool(middleware.http_capture_headers_server_request)
         excluded = middleware.excluded_urls
         self._leaves_out = excluded is not None and getattr(excluded, "_excluded_urls", True)
+        tracer, meter = middleware.tracer, middleware.meter
+        #: Whether there will never be any, and what tells whether there are none yet.
+        self._tracing = (
+            isinstance(tracer, NoOpTracer),
+            _no_tracing_yet if isinstance(tracer, ProxyTracer) else None,
+        )
+        self._metering = (
+            isinstance(meter, NoOpMeter),
+            _no_metrics_yet if hasattr(meter, _ON_SET) else None,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -190,17 +202,18 @@ class Instrumented:
 
     def _is_unheard(self) -> bool:
         """Tell whether nobody takes spans or metrics; a provider may still be set."""
-        tracer, meter = self.app.tracer, self.app.meter
-        if not isinstance(tracer, NoOpTracer) and not (
-            isinstance(tracer, ProxyTracer)
-            and isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
-        ):
-            return False
-        # Its only method beside the interface's tells that nobody has set a provider yet.
-        return isinstance(meter, NoOpMeter) or (
-            hasattr(meter, "on_set_meter_provider")
-            and hasattr(metrics.get_meter_provider(), "on_set_meter_provider")
-        )
+        for off, late in (self._tracing, self._metering):
+            if not off and (late is None or not late()):
+                return False
+        return True
+
+
+def _no_tracing_yet() -> bool:
+    return type(trace.get_tracer_provider()) is ProxyTracerProvider
+
+
+def _no_metrics_yet() -> bool:
+    return hasattr(metrics.get_meter_provider(), _ON_SET)
 
 
 def _with_few_headers(scope: Scope) -> Scope:

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 
 from tracebaton.context import current
 from tracebaton.errors import Conflict, NotFound, ValidationFailed
-from tracebaton.http.answers import JsonResponse
+from tracebaton.http.answers import JsonResponse, ResourceResponse
 from tracebaton.http.body import body
 from tracebaton.http.idempotency import once
 from tracebaton.http.service import Endpoint, Service, trace_url_of
@@ -61,7 +61,7 @@ def accepted(task: Task, *, trace_url: str | None = None) -> Response:
     """
     resource = task.resource(trace_url=trace_url)
     trace.get_current_span().set_attributes({TASK_ID: task.id, TASK_TYPE: task.type})
-    return JsonResponse(
+    return ResourceResponse(
         {name: resource[name] for name in ACCEPTED},
         status_code=202,
         headers={"location": resource["links"]["self"]},
@@ -101,7 +101,7 @@ def task_routes(service: Service) -> list[BaseRoute]:
 
     async def show(request: Request) -> Response:
         task = await own_task(service.store, request.path_params["id"])
-        response = JsonResponse(task.resource(trace_url=trace_url_of(service, task)))
+        response = ResourceResponse(task.resource(trace_url=trace_url_of(service, task)))
         etag = f'"{hashlib.sha256(bytes(response.body)).hexdigest()[:32]}"'
         headers = {"etag": etag, "cache-control": _CACHE}
         if _is_known(request.headers.get("if-none-match"), etag):
@@ -112,7 +112,7 @@ def task_routes(service: Service) -> list[BaseRoute]:
     async def index(request: Request) -> Response:
         page = await _kept(service.store).list(_query(request))
         tasks = [task.resource(trace_url=trace_url_of(service, task)) for task in page.tasks]
-        return JsonResponse(
+        return ResourceResponse(
             {"tasks": tasks, "next_cursor": page.next_cursor}, headers={"cache-control": _CACHE}
         )
 
@@ -123,7 +123,7 @@ def task_routes(service: Service) -> list[BaseRoute]:
             raise Conflict("The task has ended already.")
         task = await own_task(store, task.id)
         trace.get_current_span().set_attributes({TASK_ID: task.id, TASK_TYPE: task.type})
-        return JsonResponse(
+        return ResourceResponse(
             task.resource(trace_url=trace_url_of(service, task)),
             status_code=202,
             headers={"location": f"/v1/tasks/{task.id}"},

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic_core import from_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from tracebaton.errors import UndecodableMessage
 from tracebaton.semconv import BAGGAGE, TRACEPARENT, TRACESTATE
@@ -105,7 +105,16 @@ def document_of(event: TaskEvent) -> dict[str, Any]:
 
 
 def written(document: Mapping[str, Any]) -> str:
-    """Return *document* as JSON text, all of it ASCII."""
+    """
+    Return *document* as JSON text, all of it ASCII.
+
+    Raises:
+        ValueError: It holds a number that JSON does not know.
+    """
+    with suppress(PydanticSerializationError):  # it does not know lone surrogates
+        text = to_json(document, ensure_ascii=True, inf_nan_mode="constants").decode("ascii")
+        if "NaN" not in text and "Infinity" not in text:
+            return text
     return json.dumps(document, separators=(",", ":"), allow_nan=False)
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from opentelemetry.trace import SpanContext
@@ -51,15 +52,32 @@ class Parcel:
 
 def packed(body: str, item: Item, parent: SpanContext) -> str:
     """Return as text what `unpacked()` needs to send the message again."""
-    how: dict[str, Any] = {
-        "delay_seconds": item.delay_seconds,
-        "group_id": item.group_id,
-        "deduplication_id": item.deduplication_id,
-        "propagate": item.propagate,
-        "attributes": dict(item.attributes),
-    }
-    head = {"parent": format_traceparent(parent) if parent.is_valid else None, "how": how}
-    return f"{json.dumps(head)}\n{body}"
+    how = _how(
+        *(item.delay_seconds, item.group_id, item.deduplication_id, item.propagate),
+        tuple(item.attributes.items()),
+    )
+    named = f'"{format_traceparent(parent)}"' if parent.is_valid else "null"
+    return f'{{"parent": {named}, "how": {how}}}\n{body}'
+
+
+@lru_cache(maxsize=64)
+def _how(
+    delay_seconds: int,
+    group_id: str | None,
+    deduplication_id: str | None,
+    propagate: str,
+    attributes: tuple[tuple[str, str], ...],
+) -> str:
+    """Return how a message is to be sent, as most messages are."""
+    return json.dumps(
+        {
+            "delay_seconds": delay_seconds,
+            "group_id": group_id,
+            "deduplication_id": deduplication_id,
+            "propagate": propagate,
+            "attributes": dict(attributes),
+        }
+    )
 
 
 def unpacked(text: str) -> Parcel:
@@ -78,15 +96,16 @@ class Outbox:
         self._sent: list[str] = []
         self._flushes: set[asyncio.Task[None]] = set()
 
-    async def save(self, task: Task, message: str) -> None:
+    async def save(self, task: Task, body: str, item: Item, parent: SpanContext) -> None:
         """
-        Save *task* and its *message*.
+        Save *task* and its message, as `packed()` takes it.
 
         Raises:
             StoreUnavailable: Nothing was saved.
             Conflict: The request's idempotency key is another request's by now.
         """
         if self._store is not None:
+            message = packed(body, item, parent)
             await self._store.create(task, message=message, claim=current_claim())
 
     def confirm(self, task: Task) -> None:

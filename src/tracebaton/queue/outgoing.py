@@ -103,7 +103,7 @@ def checked(item: Item, kind: TaskType, model: BaseModel, queue: Queue) -> Item:
     for name, value in (("group_id", group_id), ("deduplication_id", item.deduplication_id)):
         if value is not None and not _FIFO_ID.fullmatch(value):
             raise RequestError(f"{name} is {value!r}; SQS takes 1 to 128 visible ASCII characters.")
-    return replace(item, group_id=group_id)
+    return item if group_id == item.group_id else replace(item, group_id=group_id)
 
 
 def compose(

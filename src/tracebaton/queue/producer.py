@@ -26,7 +26,7 @@ from tracebaton.queue.coalescing import Coalescer, Departure
 from tracebaton.queue.event import Propagate, TaskEvent
 from tracebaton.queue.incoming import identity_only
 from tracebaton.queue.message import Outgoing, Sent, byte_size
-from tracebaton.queue.outbox import Outbox, packed
+from tracebaton.queue.outbox import Outbox
 from tracebaton.queue.outgoing import Item, checked, compose, model_of
 from tracebaton.queue.sending import Sending, ended, new_task, opened
 from tracebaton.queue.signature import MessageKeys
@@ -241,7 +241,7 @@ class Producer:
             message = await self._composed(task, kind, model.model_dump(mode="json"), item)
             span.set_attribute(MESSAGING_BODY_SIZE, byte_size(message.body))
             span.set_attribute(MESSAGING_CONVERSATION_ID, task.correlation_id or "")
-            await self.outbox.save(task, packed(message.body, item, asking))
+            await self.outbox.save(task, message.body, item, asking)
         except BaseException as exc:
             ended(span, exc)
             raise

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 __all__ = ["ENDED", "TRANSITIONS", "Task", "TaskStatus", "rfc3339"]
@@ -117,7 +118,10 @@ class Task:
 
 def rfc3339(seconds: float | None) -> str | None:
     """Return *seconds* since the epoch as RFC 3339 in UTC with milliseconds."""
-    if seconds is None:
-        return None
+    return None if seconds is None else _moment(seconds)
+
+
+@lru_cache(maxsize=256)  # one moment stands in several places of a task and its message
+def _moment(seconds: float) -> str:
     moment = datetime.fromtimestamp(seconds, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
