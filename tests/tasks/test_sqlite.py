@@ -117,6 +117,26 @@ async def test_writes_that_wait_share_a_commit(tmp_path: Path, queued: Queued) -
     assert statements.count("COMMIT") == 2
 
 
+async def test_what_is_created_at_once_keeps_its_messages(tmp_path: Path, queued: Queued) -> None:
+    """Each its own, and none where it has none; what is changed beside it is changed too."""
+    store = SqliteTaskStore(tmp_path / "tasks.db")
+    await store.create(queued("old"), message="gone")
+    texts = {f"t-{n:02}": f"message {n}" if n % 3 else None for n in range(40)}
+    await asyncio.gather(
+        *(store.create(queued(name), message=text) for name, text in texts.items()),
+        store.sent(["old"]),
+        store.create(queued("t-01"), exist_ok=True),
+    )
+    unsent = await store.unsent(older_than=0)
+    history = [await store.history(name) for name in texts]
+    await store.close()
+
+    assert {one.task.id: one.message for one in unsent} == {
+        name: text for name, text in texts.items() if text is not None
+    }
+    assert [[change.kind for change in changes] for changes in history] == [["status"]] * 40
+
+
 async def test_one_that_fails_takes_no_other_along(tmp_path: Path, queued: Queued) -> None:
     """A task that is there already, among many that wait: each has its own outcome."""
     path = tmp_path / "tasks.db"

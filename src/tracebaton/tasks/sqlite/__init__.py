@@ -43,7 +43,9 @@ class SqliteTaskStore(TaskStore):
         claim: Claim | None = None,
         exist_ok: bool = False,
     ) -> None:
-        await self._database.write(
+        if claim is None and not exist_ok:
+            return await self._database.add(outbox.create_all, (task, message, self._now()))
+        return await self._database.write(
             outbox.create,
             task,
             message=message,

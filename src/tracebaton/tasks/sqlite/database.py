@@ -27,6 +27,7 @@ _BUSY_MS: Final = 5_000
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 Work = Callable[Concatenate[sqlite3.Connection, Params], Result]
 
 
@@ -58,6 +59,13 @@ class Database:
         result: Result = await self._turns.run(call, writes=True)
         return result
 
+    async def add(
+        self, work: Callable[[sqlite3.Connection, Sequence[Item]], None], item: Item
+    ) -> None:
+        """Run *work* in a transaction as `write()` does, with all the items that wait for it."""
+        call = partial(self._call, work, [item])
+        await self._turns.run(call, writes=True, joins=(work, item))
+
     async def close(self) -> None:
         """Close the connection and end the thread."""
         await self._turns.close(self._disconnect)
@@ -81,12 +89,23 @@ class Database:
     def _together(self, writes: Sequence[Job]) -> dict[Job, Outcome]:
         """Return the outcomes of *writes*; none where one of them failed, and nothing is done."""
         try:
-            results = self._transaction(lambda: [job.work() for job in writes])
+            results = self._transaction(lambda: self._each(writes))
         except (sqlite3.OperationalError, OSError) as exc:  # not one by one: each would wait again
             return {job: self._away(exc) for job in writes}
         except Exception:  # whose fault it is shows when each is done alone
             return {}
         return {job: (result, None) for job, result in zip(writes, results, strict=True)}
+
+    def _each(self, writes: Sequence[Job]) -> list[Any]:
+        """Do *writes*, and at once what can be done together; that returns nothing."""
+        together: dict[Any, list[Any]] = {}
+        for job in writes:
+            if job.joins is not None:
+                work, item = job.joins
+                together.setdefault(work, []).append(item)
+        for work, items in together.items():
+            self._call(work, items)
+        return [job.work() if job.joins is None else None for job in writes]
 
     def _alone(self, job: Job) -> Outcome:
         try:

@@ -5,7 +5,8 @@ Tasks from their creation until their message is known to be sent, and what is l
 import json
 import sqlite3
 from collections.abc import Collection, Sequence
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 from tracebaton.tasks.claiming import Claim
 from tracebaton.tasks.history import snapshot_of
@@ -14,10 +15,59 @@ from tracebaton.tasks.sqlite.rows import COLUMNS, note, task_of
 from tracebaton.tasks.store import Unsent
 from tracebaton.tasks.task import Task
 
-__all__ = ["create", "forget", "purge", "sent", "unsent"]
+__all__ = ["create", "create_all", "forget", "purge", "sent", "unsent"]
 
 #: Rows that one call removes at most: others want the lock too.
 _BATCH: Final = 500
+#: Tasks that one statement saves at most.
+_ROWS: Final = 16
+_TASKS: Final = (
+    "INSERT INTO tasks (id, type, status, user_id, correlation_id, trace_id, parent_task_id,"
+    " created_at, updated_at, changes)"
+)
+_CHANGES: Final = "INSERT INTO changes (task_id, number, kind, snapshot)"
+_MESSAGES: Final = "INSERT INTO unsent (task_id, message, touched_at)"
+
+#: A task, its message, and when it was saved.
+New = tuple[Task, str | None, float]
+
+
+def create_all(connection: sqlite3.Connection, news: Sequence[New]) -> None:
+    """
+    Save many tasks with their messages by one statement for each table.
+
+    Each step of a statement gives up Python's lock and asks for it again, which takes a busy event
+    loop's turn each time.
+    """
+    for number in range(0, len(news), _ROWS):
+        _insert(connection, news[number : number + _ROWS])
+
+
+def _insert(connection: sqlite3.Connection, news: Sequence[New]) -> None:
+    rows: list[Any] = []
+    notes: list[Any] = []
+    messages: list[Any] = []
+    for task, message, now in news:
+        rows += _row(task)
+        notes += (task.id, snapshot_of(task))
+        if message is not None:
+            messages += (task.id, message, now)
+    connection.execute(_statement(_TASKS, "(?, ?, ?, ?, ?, ?, ?, ?, ?, 1)", len(news)), rows)
+    connection.execute(_statement(_CHANGES, "(?, 1, 'status', ?)", len(news)), notes)
+    if messages:
+        connection.execute(_statement(_MESSAGES, "(?, ?, ?)", len(messages) // 3), messages)
+
+
+@lru_cache(maxsize=3 * _ROWS)
+def _statement(head: str, row: str, count: int) -> str:
+    return f"{head} VALUES {', '.join([row] * count)}"
+
+
+def _row(task: Task) -> tuple[Any, ...]:
+    return (
+        *(task.id, task.type, task.status.value, task.user_id, task.correlation_id),
+        *(task.trace_id, task.parent_task_id, task.created_at, task.updated_at),
+    )
 
 
 def create(
@@ -31,20 +81,16 @@ def create(
 ) -> None:
     """Save *task*, its message, and whose idempotency key led to it."""
     made = connection.execute(
-        "INSERT INTO tasks (id, type, status, user_id, correlation_id, trace_id, parent_task_id,"
-        " created_at, updated_at, changes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1)"
+        f"{_TASKS} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1)"
         f"{' ON CONFLICT DO NOTHING' if exist_ok else ''}",
-        (
-            *(task.id, task.type, task.status.value, task.user_id, task.correlation_id),
-            *(task.trace_id, task.parent_task_id, task.created_at, task.updated_at),
-        ),
+        _row(task),
     )
     if not made.rowcount:
         return
     note(connection, task.id, "status", number=1, snapshot=snapshot_of(task))
     if message is not None:
         connection.execute(
-            "INSERT INTO unsent (task_id, message, touched_at) VALUES (?, ?, ?)",
+            f"{_MESSAGES} VALUES (?, ?, ?)",
             (task.id, message, now),
         )
     if claim is not None:

@@ -30,16 +30,23 @@ class Job:
         work: What to do; it may be done again where a turn that it was part of failed.
         writes: Whether it changes anything.
         answer: Where its outcome goes.
+        joins: What does it for many at once, and its item; None where that is nobody.
     """
 
-    __slots__ = ("answer", "work", "writes")
+    __slots__ = ("answer", "joins", "work", "writes")
 
     def __init__(
-        self, work: Callable[[], Any], answer: "asyncio.Future[Any]", *, writes: bool
+        self,
+        work: Callable[[], Any],
+        answer: "asyncio.Future[Any]",
+        *,
+        writes: bool,
+        joins: tuple[Any, Any] | None = None,
     ) -> None:
         self.work = work
         self.answer = answer
         self.writes = writes
+        self.joins = joins
 
 
 class Turns:
@@ -60,15 +67,17 @@ class Turns:
         self._next: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    async def run(self, work: Callable[[], Any], *, writes: bool) -> Any:
-        """Return what *work* returns on the thread, or raise what it raises."""
-        job = Job(work, asyncio.get_running_loop().create_future(), writes=writes)
+    async def run(
+        self, work: Callable[[], Any], *, writes: bool, joins: tuple[Any, Any] | None = None
+    ) -> Any:
+        """Return what *work* returns on the thread, or raise what it raises; see `Job`."""
+        job = Job(work, asyncio.get_running_loop().create_future(), writes=writes, joins=joins)
         with self._lock:
             self._refuse_closed()
             self._waiting.append(job)
             due, self._scheduled = not self._scheduled, True
-        if due:
-            self._hand(self._turn)
+        if due:  # with whatever else is asked for in this turn of the loop
+            job.answer.get_loop().call_soon(self._hand, self._turn)
         return await job.answer
 
     async def close(self, last: Callable[[], None]) -> None:
