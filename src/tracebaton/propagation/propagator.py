@@ -1,18 +1,8 @@
-"""
-The one propagator, and the border it guards.
+"""What is believed of a caller, and what a host or a message is told."""
 
-Two carriers, two rules. HTTP headers come from outsiders: the trace is joined, baggage and sampling
-are not believed unless the settings say so. Messages come from a queue that only our producers may
-write to: they carry the request store, and the head's sampling decision is followed.
-
-`extract()` and `inject()` are what OpenTelemetry's HTTP instrumentations call; `extract_message()`
-and `inject_message()` are for the queue.
-"""
-
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from typing import Protocol
 
 from opentelemetry import context as otel
 from opentelemetry import propagate, trace
@@ -25,7 +15,7 @@ from opentelemetry.propagators.textmap import (
     default_getter,
     default_setter,
 )
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
+from opentelemetry.trace import SpanContext
 
 from tracebaton.baggage import (
     header,
@@ -35,42 +25,25 @@ from tracebaton.baggage import (
     with_foreign,
     with_sentry,
 )
+from tracebaton.propagation.carriers import (
+    NAMES,
+    host_called,
+    present,
+    take_out,
+    trace_headers,
+    values,
+)
+from tracebaton.propagation.parents import is_stale, remote_parent, with_parent
 from tracebaton.semconv import (
     BAGGAGE,
     SENTRY_BAGGAGE_PREFIX,
     SENTRY_TRACE,
-    SERVER_ADDRESS,
     TRACEPARENT,
     TRACESTATE,
-    URL_ATTRIBUTES,
 )
-from tracebaton.w3c import (
-    Member,
-    format_sentry_trace,
-    format_traceparent,
-    format_tracestate,
-    parse_aws_trace_header,
-    parse_baggage,
-    parse_sentry_trace,
-    parse_traceparent,
-    parse_tracestate,
-)
+from tracebaton.w3c import Member, format_sentry_trace, parse_aws_trace_header, parse_baggage
 
-__all__ = [
-    "MessageContext",
-    "Propagator",
-    "SentryMembers",
-    "installed",
-    "trusted_parent",
-    "undecided_parent",
-]
-
-#: The headers that are read.
-_NAMES: Final = frozenset({TRACEPARENT, SENTRY_TRACE, TRACESTATE, BAGGAGE})
-_DECISION_KEY = otel.create_key("tracebaton-parent-decision")
-
-#: Whose sampling decision the remote parent carries: ours, an outsider's, or none.
-_Decision = Literal["queue", "outsider", "open"]
+__all__ = ["MessageContext", "Propagator", "SentryMembers", "installed"]
 
 
 class SentryMembers(Protocol):
@@ -112,11 +85,6 @@ class MessageContext:
         return trace.get_current_span(self.context).get_span_context()
 
 
-class _Parent(NamedTuple):
-    span: SpanContext
-    decided: bool  # a sentry-trace may leave the sampling decision open
-
-
 class Propagator(TextMapPropagator):
     """
     Carry a trace over HTTP headers and SQS messages.
@@ -151,7 +119,7 @@ class Propagator(TextMapPropagator):
     @property
     def fields(self) -> set[str]:
         """Return the headers that may be written."""
-        return {TRACEPARENT, TRACESTATE, BAGGAGE, SENTRY_TRACE}
+        return set(NAMES)
 
     def extract(
         self,
@@ -161,18 +129,18 @@ class Propagator(TextMapPropagator):
     ) -> Context:
         """Return *context*, the current one by default, plus what an HTTP caller may tell us."""
         base = otel.get_current() if context is None else context
-        present = _present(getter, carrier)
-        if not present:
+        there = present(getter, carrier)
+        if not there:
             return base
         traceparent, sentry_trace, tracestate, members_text = (
-            _values(getter, carrier, key) if key in present else ()
+            values(getter, carrier, key) if key in there else ()
             for key in (TRACEPARENT, SENTRY_TRACE, TRACESTATE, BAGGAGE)
         )
-        parent = _parent(traceparent, sentry_trace, tracestate)
+        parent = remote_parent(traceparent, sentry_trace, tracestate)
         if parent is not None:
-            base = _with_parent(base, parent.span, "outsider" if parent.decided else "open")
+            base = with_parent(base, parent.span, "outsider" if parent.decided else "open")
         members = parse_baggage(members_text)
-        if self._are_ours(members) and not _is_stale(parent, sentry_trace):
+        if self._are_ours(members) and not is_stale(parent, sentry_trace):
             base = with_sentry(base, members)
         return with_foreign(base, [m for m in members if m.key in self._trust_baggage])
 
@@ -190,21 +158,21 @@ class Propagator(TextMapPropagator):
         """
         here = otel.get_current() if context is None else context
         span = trace.get_current_span(here)
-        host = _host_of(span) if self._baggage_to or self._trace_to is not None else None
+        host = host_called(span) if self._baggage_to or self._trace_to is not None else None
         told = self._is_told(host)
-        headers = _trace_headers(span.get_span_context()) if told else {}
+        headers = trace_headers(span.get_span_context()) if told else {}
         if headers and self._sentry is not None:
             headers[SENTRY_TRACE] = format_sentry_trace(span.get_span_context())
         if told and host in self._baggage_to:
             headers |= self._baggage(here)
         if host is not None:
-            _take_out(self.fields - headers.keys(), carrier)
+            take_out(self.fields - headers.keys(), carrier)
         for key, value in headers.items():
             setter.set(carrier, key, value)
 
     def may_tell(self, context: Context | None = None) -> bool:
         """Tell whether the host that the current span of *context* calls may learn of the trace."""
-        return self._trace_to is None or self._is_told(_host_of(trace.get_current_span(context)))
+        return self._trace_to is None or self._is_told(host_called(trace.get_current_span(context)))
 
     def _is_told(self, host: str | None) -> bool:
         return self._trace_to is None or host in self._trace_to
@@ -217,7 +185,7 @@ class Propagator(TextMapPropagator):
         not fit 8192 bytes is left out, because telemetry never makes a send fail.
         """
         here = otel.get_current() if context is None else context
-        headers = _trace_headers(trace.get_current_span(here).get_span_context())
+        headers = trace_headers(trace.get_current_span(here).get_span_context())
         return headers | self._baggage(here)
 
     def extract_message(
@@ -241,13 +209,13 @@ class Propagator(TextMapPropagator):
             [carrier[key]] if key in carrier else []
             for key in (TRACEPARENT, SENTRY_TRACE, TRACESTATE, BAGGAGE)
         )
-        parent = _parent(traceparent, sentry_trace, tracestate)
+        parent = remote_parent(traceparent, sentry_trace, tracestate)
         members = parse_baggage(members_text)
         context = Context()
         if parent is not None:
-            context = _with_parent(context, parent.span, "queue" if parent.decided else "open")
+            context = with_parent(context, parent.span, "queue" if parent.decided else "open")
         elif (span := parse_aws_trace_header(aws_trace_header)) is not None:
-            context = _with_parent(context, span, "open")
+            context = with_parent(context, span, "open")
         if (own and self._sentry is None) or self._are_ours(members):
             context = with_sentry(context, members)
         passing = [m for m in members if (own or m.key in self._trust_baggage) and is_foreign(m)]
@@ -276,89 +244,11 @@ class Propagator(TextMapPropagator):
         return {BAGGAGE: text} if text else {}
 
 
-def _values(getter: Getter[CarrierT], carrier: CarrierT, key: str) -> Sequence[str]:
-    try:
-        return getter.get(carrier, key) or ()
-    except Exception:  # bytes that a foreign getter cannot read cost this header, and no other
-        return ()
-
-
 def installed() -> Propagator:
     """Return the process's propagator where it is ours, else one that trusts no caller."""
     found = propagate.get_global_textmap()
     return found if isinstance(found, Propagator) else Propagator()
 
 
-def _present(getter: Getter[CarrierT], carrier: CarrierT) -> Collection[str]:
-    """
-    Return which of our headers may be there.
-
-    For each value that it is asked for, the getter of an ASGI scope decodes every header.
-    """
-    try:
-        return _NAMES.intersection(map(str.lower, getter.keys(carrier)))
-    except Exception:  # a foreign getter, or a header's bytes: each value is asked for by itself
-        return _NAMES
-
-
 def _lower(hosts: frozenset[str]) -> frozenset[str]:
     return frozenset(host.lower() for host in hosts)
-
-
-def _take_out(names: Iterable[str], carrier: object) -> None:
-    if isinstance(carrier, MutableMapping):
-        unwanted = frozenset(names)
-        for key in [key for key in carrier if str(key).lower() in unwanted]:
-            del carrier[key]
-
-
-def trusted_parent(context: Context | None) -> bool:
-    """Tell whether the remote parent in *context* came by the queue, so its decision is ours."""
-    return otel.get_value(_DECISION_KEY, context) == "queue"
-
-
-def undecided_parent(context: Context | None) -> bool:
-    """Tell whether the remote parent in *context* left the sampling decision open."""
-    return otel.get_value(_DECISION_KEY, context) == "open"
-
-
-def _parent(
-    traceparent: Sequence[str], sentry_trace: Sequence[str], tracestate: Sequence[str]
-) -> _Parent | None:
-    span = parse_traceparent(traceparent)
-    if span is not None:
-        state = parse_tracestate(tracestate)
-        return _Parent(
-            SpanContext(span.trace_id, span.span_id, True, span.trace_flags, state), decided=True
-        )
-    sentry = parse_sentry_trace(sentry_trace)
-    return None if sentry is None else _Parent(sentry[0], decided=sentry[1] is not None)
-
-
-def _is_stale(parent: _Parent | None, sentry_trace: Sequence[str]) -> bool:
-    sentry = parse_sentry_trace(sentry_trace)
-    return sentry is not None and parent is not None and sentry[0].trace_id != parent.span.trace_id
-
-
-def _with_parent(context: Context, span: SpanContext, decision: _Decision) -> Context:
-    context = trace.set_span_in_context(NonRecordingSpan(span), context)
-    return otel.set_value(_DECISION_KEY, decision, context)
-
-
-def _trace_headers(span: SpanContext) -> dict[str, str]:
-    if not span.is_valid:
-        return {}
-    state = format_tracestate(span.trace_state)
-    return {TRACEPARENT: format_traceparent(span)} | ({TRACESTATE: state} if state else {})
-
-
-def _host_of(span: trace.Span) -> str | None:
-    """Return the host that *span* calls; only a CLIENT span's attributes name another host."""
-    attributes = getattr(span, "attributes", None)
-    if attributes is None or getattr(span, "kind", None) is not SpanKind.CLIENT:
-        return None
-    address = attributes.get(SERVER_ADDRESS)
-    if address is None:
-        urls = (attributes.get(name) for name in URL_ATTRIBUTES)
-        address = next((urlsplit(str(url)).hostname for url in urls if url), None)
-    return None if address is None else str(address).lower()
