@@ -8,10 +8,12 @@ Test an application: whole in one process, or in real ones while everything arou
 """
 
 from tracebaton.local import Fault
+from tracebaton.testing.captured import CapturedEvent
 from tracebaton.testing.chaos import Chaos
 from tracebaton.testing.judge import Verdict
+from tracebaton.testing.one_trace import assert_one_trace
 from tracebaton.testing.proxy import FaultProxy
-from tracebaton.testing.stage import CapturedEvent, Stage, assert_one_trace
+from tracebaton.testing.stage import Stage
 from tracebaton.testing.storm import STORM, Plan
 
 __all__ = [
