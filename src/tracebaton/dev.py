@@ -222,19 +222,27 @@ async def _up(
 ) -> Mapping[str, Any] | None:
     """Return the API's ready event once both are up, None if that will not happen."""
     stopped = asyncio.ensure_future(stop.wait())
-    everything: tuple[asyncio.Future[Any], ...] = (api.ready, worker.ready, stopped)
     try:
         async with asyncio.timeout(_START_SECONDS):
-            while not (api.ready.done() and worker.ready.done()):
-                waiting = [future for future in everything if not future.done()]
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if stopped.done() or _failed(api, worker, fail):
-                    return None
+            well = await _both_up(api, worker, stopped, fail)
     except TimeoutError as exc:
         raise TracebatonError(f"API or worker was not up after {_START_SECONDS:.0f} s.") from exc
     finally:
         stopped.cancel()
-    return api.ready.result()
+    return api.ready.result() if well else None
+
+
+async def _both_up(
+    api: Child,
+    worker: Child,
+    stopped: "asyncio.Future[Any]",
+    fail: Callable[[str, int], None],
+) -> bool:
+    while waiting := [child.ready for child in (api, worker) if not child.ready.done()]:
+        await asyncio.wait({*waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done() or _failed(api, worker, fail):
+            return False
+    return True
 
 
 def _failed(api: Child, worker: Child, fail: Callable[[str, int], None]) -> bool:
