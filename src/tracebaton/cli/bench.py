@@ -1,10 +1,10 @@
 """``bench``: what an application takes on this machine, traced and not."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tracebaton.cli import loop
 from tracebaton.cli.text import json_document, print_json, print_table
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def bench(
             connections=connections,
             traced=traced,
         )
-        measured.append(_median([asyncio.run(measure(load)) for _ in range(rounds)]))
+        measured.append(_median([loop.run(measure(load)) for _ in range(rounds)]))
     if as_json:
         print_json([one.document() for one in measured])
     else:

@@ -1,6 +1,5 @@
 """``chaos``: an application's workers while everything around them fails."""
 
-import asyncio
 import json
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tracebaton.cli import loop
 from tracebaton.cli.text import print_json
 from tracebaton.terminal import printable
 
@@ -74,7 +74,7 @@ def chaos(
     with tempfile.TemporaryDirectory(prefix="tracebaton-chaos-") as temporary, shown as tell:
         kept = folder or Path(temporary)
         kept.mkdir(parents=True, exist_ok=True)
-        verdict = asyncio.run(_run(app, plan, kept, tell, check))
+        verdict = loop.run(_run(app, plan, kept, tell, check))
     _conclude(verdict, as_json=as_json)
 
 
@@ -191,4 +191,4 @@ def chaos_worker(
     application = load_app(app)
     registry = Journal(journal).recorded(application.registry, lose=lose, seed=seed)
     application.registry = registry
-    asyncio.run(run_worker(application, host="127.0.0.1", port=0, announce=announce))
+    loop.run(run_worker(application, host="127.0.0.1", port=0, announce=announce))

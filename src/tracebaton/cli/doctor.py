@@ -1,11 +1,11 @@
 """``doctor``: is everything as it has to be, and what is to be done where it is not."""
 
-import asyncio
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from tracebaton.cli import loop
 from tracebaton.cli.text import print_json
 from tracebaton.terminal import printable
 
@@ -60,9 +60,7 @@ def doctor(
     names = ", ".join(one.name for one in given) or "none"
     first = Finding(check="settings", state="ok", said=f"set: {names}")
     show = None if as_json else _show
-    findings = asyncio.run(
-        _look(found, first, _source(viewer, jaeger, found), probe, seconds, show)
-    )
+    findings = loop.run(_look(found, first, _source(viewer, jaeger, found), probe, seconds, show))
     if as_json:
         _conclude(findings, every, as_json=True)
     if not healthy(findings):

@@ -2,7 +2,6 @@
 ``dlq`` and ``quarantine``: look at the messages that lie there, send them back, or let them go.
 """
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from tracebaton.cli import loop
 from tracebaton.cli.options import built
 from tracebaton.cli.text import duration, fail, print_json, print_table, rate
 from tracebaton.terminal import printable
@@ -145,7 +145,7 @@ def _run(work: Callable[[], Awaitable[Result]]) -> Result:
         return await work()
 
     try:
-        return asyncio.run(run())
+        return loop.run(run())
     except ConfigurationError:
         raise
     except TracebatonError as exc:

@@ -1,6 +1,5 @@
 """``dev``, ``api`` and ``worker``: the commands that stay until they are told to stop."""
 
-import asyncio
 import json
 import sys
 from collections.abc import Mapping
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from tracebaton.cli import loop
 
 __all__ = ["announce", "api", "dev", "viewer", "worker"]
 
@@ -45,7 +46,7 @@ def dev(
         print(f"tracebaton: the {name} process ended by itself with {code}", file=sys.stderr)
         failures.append(2 if code == 2 else 1)
 
-    asyncio.run(
+    loop.run(
         run_dev(
             options,
             announce=_announce_dev,
@@ -61,7 +62,7 @@ def api(app: App = _CHAT, host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Serve the API."""
     from tracebaton.processes import load_app, run_api
 
-    asyncio.run(run_api(load_app(app), host=host, port=port, announce=announce))
+    loop.run(run_api(load_app(app), host=host, port=port, announce=announce))
     _leave(0)
 
 
@@ -77,10 +78,10 @@ def worker(
 
         options = CrewOptions(app=app, processes=processes, host=host, port=port)
         out, pretty = sys.stdout.buffer, sys.stdout.isatty()
-        _leave(asyncio.run(run_crew(options, announce=announce, out=out, pretty=pretty)))
+        _leave(loop.run(run_crew(options, announce=announce, out=out, pretty=pretty)))
     from tracebaton.processes import load_app, run_worker
 
-    asyncio.run(run_worker(load_app(app), host=host, port=port, announce=announce))
+    loop.run(run_worker(load_app(app), host=host, port=port, announce=announce))
     _leave(0)
 
 
@@ -91,7 +92,7 @@ def viewer(
     """Serve the trace viewer alone, on loopback; it takes OTLP over HTTP from anything."""
     from tracebaton.dev import run_viewer
 
-    asyncio.run(run_viewer(port=port, data=data, announce=announce))
+    loop.run(run_viewer(port=port, data=data, announce=announce))
     _leave(0)
 
 
