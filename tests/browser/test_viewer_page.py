@@ -511,6 +511,32 @@ def test_a_retry_waits_from_the_end_of_the_attempt_before(page, viewer):
     assert built(page, spans, waits) == [None, None, [10_000, 30_000], [50_000, 30_000]]
 
 
+def test_a_retry_waits_out_its_back_off_and_then_for_a_worker(page, viewer):
+    """The worker measures from the moment at which the message can be received again."""
+
+    def span(number: int, kind: int, start: int, end: int, backlog: float) -> dict[str, Any]:
+        return {
+            "spanId": f"{number:016x}",
+            "parentSpanId": f"{1:016x}" if number > 1 else "",
+            "kind": kind,
+            "startTimeUnixNano": str(start * MS),
+            "endTimeUnixNano": str(end * MS),
+            "attributes": [{"key": QUEUE_BACKLOG_MS, "value": {"doubleValue": backlog}}],
+        }
+
+    spans = [span(1, 4, 0, 10, 0), span(2, 5, 15, 30, 5), span(3, 5, 1030, 1040, 2)]
+
+    waits = "trace.spans.map((span) => span.wait && [span.wait.us, span.wait.parts])"
+    backlog, rest = (
+        {"name": name, "us": us} for name, us in (("backlog", 2000), ("backoff", 998000))
+    )
+    assert built(page, spans, waits) == [
+        None,
+        [5_000, [{"name": "backlog", "us": 5000}]],
+        [1_000_000, [rest, backlog]],
+    ]
+
+
 def test_deliveries_are_told_apart(page, viewer):
     """A retry by its number; what came back from the DLQ, or was sent again, by its link."""
 

@@ -93,7 +93,7 @@ function exception(event) {
 
 function waitBar(wait) {
   const parts = wait.parts.length ? wait.parts : [{ name: "waited", us: wait.us }];
-  const names = { delay: "delay asked for", backlog: "waiting for a worker", prefetch: "held by the worker", waited: "waited" };
+  const names = { backoff: "until the retry", delay: "delay asked for", backlog: "waiting for a worker", prefetch: "held by the worker", waited: "waited" };
   return [
     el("div", { class: "split" }, parts.map((part) => {
       const piece = el("span", { class: `part is-${part.name}` });

@@ -105,6 +105,7 @@ function arrange(spans, byId) {
 
 // From the end of the send span (or of the attempt before) to the start of this one. The worker's own
 // measures are better than two clocks: they give the label, and the place where no send span is here.
+// They begin when the message can be received: what a retry waits before that is its back-off.
 function waitOf(span, byId) {
   const parts = Object.entries(QUEUE)
     .map(([name, key]) => ({ name, us: Number(span.attributes.get(key) ?? 0) * 1000 }))
@@ -113,12 +114,16 @@ function waitOf(span, byId) {
   const sender = [span.parentId, ...span.links.map((link) => link.spanId)]
     .map((id) => byId.get(id))
     .find((candidate) => candidate?.kindNumber === PRODUCER);
-  const before = (sender?.children ?? [])
-    .filter((other) => other.kindNumber === CONSUMER && other !== span && other.end <= span.start)
-    .reduce((latest, other) => Math.max(latest, other.end), sender?.end ?? span.start - measured);
+  const earlier = (sender?.children ?? [])
+    .filter((other) => other.kindNumber === CONSUMER && other !== span && other.end <= span.start);
+  const before = earlier.reduce((latest, other) => Math.max(latest, other.end), sender?.end ?? span.start - measured);
   const from = Math.min(before, span.start);
-  const us = measured || span.start - from;
-  return us > 0 ? { from: from === span.start ? span.start - measured : from, us, parts } : null;
+  const between = span.start - from;
+  if (earlier.length && between > measured) {
+    return { from, us: between, parts: [{ name: "backoff", us: between - measured }, ...parts] };
+  }
+  const us = measured || between;
+  return us > 0 ? { from: between === 0 ? span.start - measured : from, us, parts } : null;
 }
 
 // What a delivery is: the second attempt of a task, a message that came back from the DLQ, one that
