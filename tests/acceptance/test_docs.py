@@ -149,3 +149,16 @@ def test_every_page_is_in_the_navigation() -> None:
     ]
 
     assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+def test_pictures_are_there_and_small() -> None:
+    """A page that takes seconds to load is not read."""
+    shown = {
+        name
+        for path in (ROOT / "docs").glob("*.md")
+        for name in re.findall(r"\]\((\S+\.png)\)", path.read_text())
+    }
+
+    assert len(shown) >= 5
+    assert {name for name in shown if (ROOT / "docs" / name).stat().st_size > 200_000} == set()
+    assert shown == {path.name for path in (ROOT / "docs").glob("*.png")}

@@ -27,6 +27,7 @@ extensions:
   jaeger_query:
     storage: {{traces: memory}}
     http: {{endpoint: "127.0.0.1:{query}"}}
+    ui: {{assets_path: "{page}"}}
     grpc: {{endpoint: "127.0.0.1:{grpc}"}}
 receivers:
   otlp: {{protocols: {{http: {{endpoint: "127.0.0.1:{otlp}"}}}}}}
@@ -122,13 +123,19 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def running_jaeger(folder: Path) -> Iterator[Jaeger]:
-    """Run Jaeger for the length of a ``with`` block; its config and log go to *folder*."""
+def running_jaeger(folder: Path, *, page: Path | None = None) -> Iterator[Jaeger]:
+    """
+    Run Jaeger for the length of a ``with`` block; its config and log go to *folder*.
+
+    Args:
+        page: A built ``jaeger-ui``, which the binary of scripts/jaeger has not in it.
+    """
     binary = jaeger_binary()
     assert binary is not None
     otlp, query, grpc, health = _free_ports(4)
     config = folder / "jaeger.yaml"
-    config.write_text(_CONFIG.format(otlp=otlp, query=query, grpc=grpc, health=health))
+    ports = {"otlp": otlp, "query": query, "grpc": grpc, "health": health}
+    config.write_text(_CONFIG.format(**ports, page=page or ""))
     log = folder / "jaeger.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
