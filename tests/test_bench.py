@@ -111,6 +111,23 @@ def test_queue_benches_measure(command: list[str], row: str, figure: str, tmp_pa
     assert told.get("sent", 1) >= 1
 
 
+def test_the_long_bench_measures() -> None:
+    """A queue that is filled again and again is emptied each time, and the memory is told."""
+    if shutil.which("go") is None:
+        pytest.skip("the broker of the queue benches is built by Go")
+    command = [sys.executable, str(ROOT / "bench" / "endure"), "--messages", "400", "--wave", "40"]
+    told = subprocess.run(command, check=True, timeout=100, capture_output=True, text=True)
+    waves = [
+        json.loads(line.partition(": ")[2].partition(": ")[2])
+        for line in told.stderr.splitlines()
+        if "cpu_us" in line
+    ]
+
+    assert len(waves) == 10
+    assert all(one["resident_mib"] > 10 and one["redelivered"] == 0 for one in waves)
+    assert "| memory at the end, MiB |" in told.stdout
+
+
 @pytest.mark.parametrize(
     ("part", "row", "figure"),
     [

@@ -30,6 +30,9 @@ HERE = Path(__file__).resolve().parent
 LIMIT, STALLED = 120.0, 15.0
 ATTEMPTS = 5
 
+#: One entry of a ``SendMessageBatch``, without its id.
+Entry = Mapping[str, Any]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consumer:
@@ -111,6 +114,91 @@ def sink() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+class Standing:
+    """A consumer at work on a queue."""
+
+    def __init__(
+        self, queue: Broker, process: "subprocess.Popen[bytes]", entries: Sequence[Entry]
+    ) -> None:
+        """Set whose queue; *entries* are what `fill()` sends."""
+        self._queue = queue
+        self._process = process
+        self._entries = entries
+        self._connection = queue.connection()
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether the consumer is gone."""
+        return self._process.poll() is not None
+
+    def fill(self) -> None:
+        """Send all entries, once more."""
+        _fill(self._queue, self._entries)
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the broker has counted since it started."""
+        return _stats(self._connection)
+
+    def cpu(self) -> float:
+        """Return the CPU seconds that the consumer has used."""
+        return _cpu(self._process.pid)
+
+    def resident(self) -> float:
+        """Return the memory that it has now, in KiB."""
+        return _memory(self._process.pid, "VmRSS")
+
+    def most(self) -> float:
+        """Return the most memory that it had, in KiB."""
+        return _memory(self._process.pid, "VmHWM")
+
+
+@contextmanager
+def standing(
+    queue: Broker, consumer: Consumer, count: int, folder: Path, *, filled: bool = False
+) -> Iterator[Standing]:
+    """
+    Run *consumer* on *queue*; what it said is told if the block fails.
+
+    Args:
+        count: Messages of one filling.
+        folder: For its ledger, its output and what else it writes.
+        filled: The queue is filled before the consumer starts.
+    """
+    (folder / "ledger").write_bytes(bytes(count))
+    env = clean_environment(_variables(queue, consumer, count, folder))
+    made = subprocess.run(consumer.entries, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    entries = [json.loads(line) for line in made.stdout.splitlines()]
+    if filled:
+        _fill(queue, entries)
+    with (
+        open(folder / "output", "w+") as output,
+        started(consumer.command, env=env, output=output, stderr=output, patience=10) as process,
+    ):
+        try:
+            yield Standing(queue, process, entries)
+        except (OSError, SystemExit):
+            output.seek(0)
+            say(output.read()[-2000:])
+            raise
+
+
+def _variables(queue: Broker, consumer: Consumer, count: int, folder: Path) -> dict[str, str]:
+    trusted = ("AWS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE")
+    return {
+        "BENCH_ENDPOINT": queue.url,
+        "BENCH_QUEUE": queue.queue_url,
+        "BENCH_LEDGER": str(folder / "ledger"),
+        "BENCH_COUNT": str(count),
+        "TRACEBATON_QUEUE_URL": queue.queue_url,
+        "AWS_ACCESS_KEY_ID": "bench",
+        "AWS_SECRET_ACCESS_KEY": "bench",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        **(dict.fromkeys(trusted, queue.certificate) if queue.certificate else {}),
+        **{name: value.replace("{folder}", str(folder)) for name, value in consumer.env.items()},
+    }
+
+
 def consumed(consumer: Consumer, count: int, network: Network = Network()) -> Figures:
     """
     Let *consumer* empty a queue of *count* messages and return its figures.
@@ -118,63 +206,32 @@ def consumed(consumer: Consumer, count: int, network: Network = Network()) -> Fi
     Raises:
         OSError: It stalled, or was too slow; the message says which.
     """
-    with broker(network) as running, tempfile.TemporaryDirectory() as folder:
-        ledger = Path(folder) / "ledger"
-        ledger.write_bytes(bytes(count))
-        variables = {
-            "BENCH_ENDPOINT": running.url,
-            "BENCH_QUEUE": running.queue_url,
-            "BENCH_LEDGER": str(ledger),
-            "BENCH_COUNT": str(count),
-            "TRACEBATON_QUEUE_URL": running.queue_url,
-            "AWS_ACCESS_KEY_ID": "bench",
-            "AWS_SECRET_ACCESS_KEY": "bench",
-            "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            **({"AWS_CA_BUNDLE": running.certificate} if running.certificate else {}),
-            **({"NODE_EXTRA_CA_CERTS": running.certificate} if running.certificate else {}),
-            **({"SSL_CERT_FILE": running.certificate} if running.certificate else {}),
-            **{name: value.replace("{folder}", folder) for name, value in consumer.env.items()},
-        }
-        env = clean_environment(variables)
-        _fill(running, consumer.entries, env)
-        with (
-            open(Path(folder) / "output", "w+") as output,
-            started(
-                consumer.command, env=env, output=output, stderr=output, patience=10
-            ) as process,
-        ):
-            try:
-                return _watched(running, process, ledger, count=count)
-            except OSError:
-                output.seek(0)
-                say(output.read()[-2000:])
-                raise
+    with (
+        broker(network) as queue,
+        tempfile.TemporaryDirectory() as folder,
+        standing(queue, consumer, count, Path(folder), filled=True) as run,
+    ):
+        return _watched(run, Path(folder) / "ledger", count=count)
 
 
-def _fill(running: Broker, entries: Sequence[str], env: Mapping[str, str]) -> None:
-    """Send what *entries* prints, ten at a time, without a client in the way."""
-    made = subprocess.run(entries, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    lines = made.stdout.splitlines()
-    connection = running.connection()
-    for start in range(0, len(lines), 10):
-        batch = [{**json.loads(line), "Id": str(n)} for n, line in enumerate(lines[start:][:10])]
-        _ask(connection, "SendMessageBatch", QueueUrl=running.queue_url, Entries=batch)
+def _fill(queue: Broker, entries: Sequence[Entry]) -> None:
+    """Send *entries*, ten at a time, without a client in the way."""
+    connection = queue.connection()
+    for start in range(0, len(entries), 10):
+        batch = [{**entry, "Id": str(n)} for n, entry in enumerate(entries[start : start + 10])]
+        _ask(connection, "SendMessageBatch", QueueUrl=queue.queue_url, Entries=batch)
     connection.close()
 
 
-def _watched(
-    running: Broker, process: "subprocess.Popen[str]", ledger: Path, *, count: int
-) -> Figures:
+def _watched(run: Standing, ledger: Path, *, count: int) -> Figures:
     until, started = time.monotonic() + LIMIT, 0.0
     deleted, moved = 0, time.monotonic()
     told: dict[str, Any] = {}
-    connection = running.connection()
     with open(ledger, "r+b") as file, mmap.mmap(file.fileno(), count) as handled:
-        while time.monotonic() < until and process.poll() is None:
-            told = _stats(connection)
+        while time.monotonic() < until and not run.ended:
+            told = run.stats()
             if told["FirstReceive"] and not started:
-                started = _cpu(process.pid)
+                started = run.cpu()
             if told["Deleted"] >= count and handled.find(b"\0") < 0:
                 break
             if told["Deleted"] > deleted:
@@ -182,9 +239,8 @@ def _watched(
             elif time.monotonic() - moved > STALLED:
                 raise OSError(f"stalled at {deleted} of {count} messages: {told}")
             time.sleep(0.02)
-        spent, memory = _cpu(process.pid) - started, _memory(process.pid)
+        spent, memory = run.cpu() - started, run.most()
         runs = bytes(handled)
-    connection.close()
     seconds = (told["LastDelete"] - told["FirstReceive"]) / 1e6
     if not seconds or told["Deleted"] < count:
         raise OSError(
@@ -239,10 +295,10 @@ def _cpu(leader: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _memory(leader: int) -> float:
-    """Return the most memory that each of them had, in KiB."""
+def _memory(leader: int, kind: str) -> float:
+    """Return their memory of that *kind*, in KiB."""
     lines = [line for path in _family(leader) for line in (path / "status").open()]
-    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return sum(int(line.split()[1]) for line in lines if line.startswith(kind))
 
 
 def _certificate() -> str:
