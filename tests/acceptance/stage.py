@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from opentelemetry.trace import NoOpTracer
+from sqs_client import sqs_client
 
 from tracebaton.local import LocalSqsThread
 from tracebaton.propagation import Propagator
 from tracebaton.queue.producer import Producer
-from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
+from tracebaton.queue.sqs import Queue
 from tracebaton.tasks import ENDED, Registry, Task
 from tracebaton.tasks.sqlite import SqliteTaskStore
 
@@ -47,7 +48,7 @@ class Broker:
         self, registry: Registry, kind: str, data: Mapping[str, Any], queue: str
     ) -> str:
         store = SqliteTaskStore(self.folder / "tasks.db")
-        sqs = Sqs(SqsAccess(endpoint=self.sqs.url, region="us-east-1", anonymous=True))
+        sqs = sqs_client(self.sqs.url)
         producer = Producer(
             sqs,
             Queue(sqs, url=self.sqs.queue_url(queue)),

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import shop
 from command import Command, running
+from sqs_client import sqs_client
 from stage import Broker
-
-from tracebaton.queue.sqs import Sqs, SqsAccess
 
 pytestmark = pytest.mark.acceptance
 
@@ -29,7 +28,7 @@ def post(broker: Broker, queue: str, body: str) -> None:
     """Put a message of somebody else into *queue*."""
 
     async def send() -> None:
-        sqs = Sqs(SqsAccess(endpoint=broker.sqs.url, region="us-east-1", anonymous=True))
+        sqs = sqs_client(broker.sqs.url)
         await sqs.send(broker.sqs.queue_url(queue), body, attributes={})
         await sqs.close()
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from sqs_client import sqs_client
 
 from tracebaton.errors import QueueUnavailable, TracebatonError
 from tracebaton.local import LocalSqs
 from tracebaton.queue.message import Outgoing, Received
-from tracebaton.queue.sqs import Sqs, SqsAccess
+from tracebaton.queue.sqs import Sqs
 from tracebaton.testing import Fault, FaultProxy
 
 
@@ -57,7 +58,7 @@ async def road() -> AsyncIterator[Road]:
     """A queue behind a proxy."""
     async with LocalSqs() as sqs, FaultProxy(sqs.url) as proxy:
         sqs.create_queue("tasks")
-        client = Sqs(SqsAccess(endpoint=proxy.url, region="us-east-1", anonymous=True))
+        client = sqs_client(proxy.url)
         yield Road(sqs, proxy, client)
         await client.close()
 

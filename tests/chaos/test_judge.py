@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, Field
+from sqs_client import sqs_client
 
 from tracebaton.context import RequestStore, entered
 from tracebaton.errors import ConfigurationError, RetryLater
 from tracebaton.local import LocalSqs
 from tracebaton.queue.event import TaskEvent, encode
-from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
+from tracebaton.queue.sqs import Queue
 from tracebaton.queue.walk import Walk
 from tracebaton.tasks import Registry, Task, TaskStatus, TaskType
 from tracebaton.tasks.sqlite import SqliteTaskStore
@@ -139,7 +140,7 @@ async def test_a_message_that_a_cut_walk_hides_is_not_lost(
     one = judge(store, tmp_path)
     await one.tasks(["t", "gone"])
     async with LocalSqs() as local:
-        sqs = Sqs(SqsAccess(endpoint=local.url, region="us-east-1", anonymous=True))
+        sqs = sqs_client(local.url)
         queue = Queue(sqs, url=local.create_queue("dlq"))
         event = TaskEvent(id="t", source="/api", type="note", time="", data={})
         await sqs.send(await queue.url(), encode(event), attributes={})

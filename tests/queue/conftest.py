@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import BaseModel
+from sqs_client import sqs_client
 
 from tracebaton.local import LocalSqs
 from tracebaton.problems import Outcome
@@ -21,7 +22,7 @@ from tracebaton.propagation import Propagator
 from tracebaton.queue.message import Attribute, Received
 from tracebaton.queue.producer import Producer
 from tracebaton.queue.retry import RetryPolicy
-from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
+from tracebaton.queue.sqs import Queue, Sqs
 from tracebaton.queue.worker import DrainReport, Worker
 from tracebaton.tasks import Registry, Task, TaskStatus, TaskType
 from tracebaton.tasks.sqlite import SqliteTaskStore
@@ -100,7 +101,7 @@ class Bench:
 
     def client(self) -> Sqs:
         """Another client of the same SQS; who makes it closes it, or adds it to *clients*."""
-        return client_of(self.local)
+        return sqs_client(self.local.url)
 
     def handle(self, handler: Callable[[Note], Any], *, name: str = "note", **options: Any) -> None:
         """Register *handler* for the type *name*."""
@@ -192,11 +193,6 @@ class Bench:
         return {span.name: span for span in self.exporter.get_finished_spans()}
 
 
-def client_of(local: LocalSqs) -> Sqs:
-    """A client of *local* that needs no credentials."""
-    return Sqs(SqsAccess(endpoint=local.url, region="us-east-1", anonymous=True))
-
-
 async def until(
     ask: Callable[[], Awaitable[Any]], good: Callable[[Any], bool], seconds: float = 10
 ) -> Any:
@@ -234,7 +230,7 @@ async def bench(tmp_path: Path, attempts: int) -> AsyncIterator[Bench]:
     provider.add_span_processor(SpanPipeline([SimpleSpanProcessor(exporter)]))
     store = SqliteTaskStore(tmp_path / "tasks.db")
     async with LocalSqs() as local:
-        sqs = client_of(local)
+        sqs = sqs_client(local.url)
         made = Bench(local, sqs, store, provider, exporter, attempts=attempts)
         yield made
         for client in (sqs, *made.clients):

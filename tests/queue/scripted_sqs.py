@@ -7,7 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from tracebaton.queue.sqs import Sqs, SqsAccess
+from sqs_client import sqs_client
+
+from tracebaton.queue.sqs import Sqs
 
 #: What is answered to an action and its request: a document, or a status with an error code.
 Answer = Callable[[str, dict[str, Any]], dict[str, Any] | tuple[int, str]]
@@ -44,7 +46,7 @@ class ScriptedSqs:
 
     def client(self, *, fast: bool = True) -> Sqs:
         """Our door to it."""
-        return Sqs(SqsAccess(endpoint=self.url, region="us-east-1", anonymous=True, fast=fast))
+        return sqs_client(self.url, fast=fast)
 
     def __enter__(self) -> Self:
         self._thread.start()

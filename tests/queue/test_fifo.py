@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from opentelemetry.trace import NoOpTracer
 from pydantic import BaseModel
+from sqs_client import sqs_client
 
 from tracebaton.context import current
 from tracebaton.errors import RequestError
@@ -23,7 +24,7 @@ from tracebaton.propagation import Propagator
 from tracebaton.queue.producer import Item, Producer
 from tracebaton.queue.retry import RetryPolicy
 from tracebaton.queue.signature import MessageKeys
-from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
+from tracebaton.queue.sqs import Queue, Sqs
 from tracebaton.queue.worker import Worker
 from tracebaton.tasks import Registry, Task, TaskType
 from tracebaton.tasks.sqlite import SqliteTaskStore
@@ -143,7 +144,7 @@ def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 async def line(endpoint: str, tmp_path: Path) -> AsyncIterator[Line]:
     """Fresh queues."""
-    sqs = Sqs(SqsAccess(endpoint=endpoint, region="us-east-1", anonymous=True))
+    sqs = sqs_client(endpoint)
     store = SqliteTaskStore(tmp_path / "tasks.db")
     names = [f"{kind}-{uuid.uuid4().hex[:8]}.fifo" for kind in ("dlq", "quarantine", "tasks")]
     create = sqs._actions.create_queue

@@ -14,13 +14,14 @@ from botocore.exceptions import (
     NoCredentialsError,
     ReadTimeoutError,
 )
+from sqs_client import sqs_client
 
 from tracebaton.errors import TracebatonError
 from tracebaton.local import LocalSqs, ManualClock
 from tracebaton.queue.heartbeat import Leases
 from tracebaton.queue.lease import Lease, State, current_lease
 from tracebaton.queue.meters import WorkerMeters
-from tracebaton.queue.sqs import Received, Sqs, SqsAccess
+from tracebaton.queue.sqs import Received, Sqs
 
 from .conftest import until
 from .scripted_sqs import ScriptedSqs, failed
@@ -113,7 +114,7 @@ async def bench() -> AsyncIterator[Bench]:
     """A fresh one for each test."""
     clock = ManualClock()
     async with LocalSqs(clock=clock) as local:
-        sqs = Sqs(SqsAccess(endpoint=local.url, region="us-east-1", anonymous=True))
+        sqs = sqs_client(local.url)
         url = local.create_queue("tasks")
         bench = Bench(local, clock, sqs, url)
         yield bench

@@ -9,11 +9,11 @@ from random import Random
 from typing import Any
 
 import pytest
+from sqs_client import sqs_client
 
 from tracebaton.local import LocalSqs
 from tracebaton.queue import settle
 from tracebaton.queue.settle import Settler
-from tracebaton.queue.sqs import Sqs, SqsAccess
 
 from .scripted_sqs import Answer, ScriptedSqs, failed
 
@@ -47,7 +47,7 @@ async def test_an_acked_message_is_gone() -> None:
         return True
 
     async with LocalSqs() as local:
-        sqs = Sqs(SqsAccess(endpoint=local.url, region="us-east-1", anonymous=True))
+        sqs = sqs_client(local.url)
         url = local.create_queue("tasks")
         await sqs.send(url, "work", attributes={})
         sqs.poll(url, most=10, wait_seconds=1, visibility_seconds=30, deliver=deliver)

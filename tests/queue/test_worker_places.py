@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from opentelemetry.trace import NoOpTracer
+from sqs_client import sqs_client
 
 from tracebaton.errors import Reject
 from tracebaton.propagation import Propagator
-from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
+from tracebaton.queue.sqs import Queue
 from tracebaton.queue.worker import Worker
 from tracebaton.tasks import TaskStatus
 from tracebaton.testing import FaultProxy
@@ -68,7 +69,7 @@ class Road:
 
     def worker(self, **options: Any) -> Worker:
         """A worker whose calls go by the proxy."""
-        sqs = Sqs(SqsAccess(endpoint=self.proxy.url, region="us-east-1", anonymous=True))
+        sqs = sqs_client(self.proxy.url)
         self.bench.clients.append(sqs)
         queue = Queue(sqs, url=self.proxy.queue_url("tasks"))
         return Worker(

@@ -44,16 +44,19 @@ Deliver = Callable[[list[Received] | TracebatonError], bool]
 class Sqs:
     """Asynchronous calls to SQS by boto3 in threads."""
 
-    def __init__(self, access: SqsAccess) -> None:
+    def __init__(self, access: SqsAccess, *, session: boto3.session.Session | None = None) -> None:
         """
         Make the clients; nothing is called yet.
+
+        Args:
+            session: Whose credentials and files the clients share, by default one of their own.
 
         Raises:
             ConfigurationError: boto3 finds no region, or a variable or a profile of it is wrong.
         """
         self._access = access
         try:
-            session = boto3.session.Session()
+            session = session or boto3.session.Session()
             self._actions = client_of(
                 session, access, pool=access.threads, read_timeout=_READ_TIMEOUT
             )
