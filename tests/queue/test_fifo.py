@@ -32,6 +32,9 @@ from tracebaton.tasks.sqlite import SqliteTaskStore
 from .conformance.conftest import elasticmq
 from .conftest import until, working
 
+#: Receives of a message: each failure costs the second that SQS counts in.
+ATTEMPTS = 3
+
 
 class Step(BaseModel):
     """The number of a message in its group."""
@@ -49,7 +52,7 @@ class Line:
     queue: Queue
     dlq: Queue
     quarantine: Queue
-    attempts: int = 5
+    attempts: int = ATTEMPTS
     registry: Registry = field(default_factory=Registry)
     ran: dict[str, list[tuple[int, int | None]]] = field(default_factory=lambda: defaultdict(list))
     running: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -153,7 +156,7 @@ async def line(endpoint: str, tmp_path: Path) -> AsyncIterator[Line]:
         await asyncio.to_thread(create, QueueName=name, Attributes=fifo)
     dlq, quarantine, queue = (Queue(sqs, name=name) for name in names)
     arn = (await dlq.attributes())["QueueArn"]
-    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 5})
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": ATTEMPTS})
     await asyncio.to_thread(create, QueueName=names[2], Attributes=fifo | {"RedrivePolicy": policy})
     yield Line(sqs, store, queue, dlq, quarantine)
     await store.close()
@@ -174,7 +177,7 @@ async def test_followers_survive_the_failures_of_their_head(line: Line) -> None:
         await line.holds(1, line.dlq)
 
     ended = [await line.store.get(task.id) for task in tasks]
-    heads = [(0, attempt) for attempt in range(1, 6)]
+    heads = [(0, attempt) for attempt in range(1, ATTEMPTS + 1)]
     assert line.ran["a"] == [*heads, (1, 1), (2, 1), (3, 1)]
     assert [task.status for task in ended if task] == ["dead", *["succeeded"] * 3]
 
@@ -334,7 +337,7 @@ async def test_a_type_may_name_the_group(line: Line) -> None:
         await line.holds(0)
         await line.holds(1, line.dlq)
 
-    heads = [(0, attempt) for attempt in range(1, 6)]
+    heads = [(0, attempt) for attempt in range(1, ATTEMPTS + 1)]
     assert dict(line.ran) == {"a": [*heads, (2, 1)], "b": [(1, 1)]}
 
 
