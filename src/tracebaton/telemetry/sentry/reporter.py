@@ -42,15 +42,14 @@ class SentryReporter:
         self._members = members
         self._outages = outages
         self._wake = wake
+        # A copy of an empty scope costs half of a new one, which reads the environment each time.
+        self._unit, self._inner = Scope(ty=ScopeType.ISOLATION), Scope(ty=ScopeType.CURRENT)
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
         """Start a unit of work with nothing inherited: no tag, user or breadcrumb."""
         # New scopes and not the SDK's isolation_scope(): that one copies what is there.
-        with (
-            use_isolation_scope(Scope(ty=ScopeType.ISOLATION)) as scope,
-            use_scope(Scope(ty=ScopeType.CURRENT)),
-        ):
+        with use_isolation_scope(self._unit.fork()) as scope, use_scope(self._inner.fork()):
             scope.set_new_propagation_context()
             yield
 
