@@ -315,3 +315,24 @@ async def test_what_is_not_there_is_a_problem(client: httpx.AsyncClient, path, s
 
     assert answer.status_code == answer.json()["status"] == status
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_the_list_names_the_types_there_are(client, store, otlp):
+    """All of them, whatever is asked for; a task whose type nobody told has none."""
+    tasks_of = [{"task_id": f"t-{n}", "task_type": kind} for n, kind in enumerate("bab")]
+    untold = {"task_id": "t-9"}
+    otlp.feed(store, otlp.told(*((n, "task.started", one) for n, one in enumerate(tasks_of))))
+    otlp.feed(store, otlp.told((9, "task.started", untold)))
+
+    answer = (await client.get("/api/tasks", params={"type": "a"})).json()
+    assert answer["types"] == ["a", "b"]
+    assert [task["task_id"] for task in answer["tasks"]] == ["t-1"]
+
+
+async def test_no_tasks_have_no_types(client):
+    """An empty list is what a page begins with."""
+    assert (await client.get("/api/tasks")).json() == {
+        "tasks": [],
+        "next_cursor": None,
+        "types": [],
+    }

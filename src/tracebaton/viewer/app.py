@@ -5,7 +5,7 @@ The viewer's application: the intake, a small API to read it, and the page.
     GET  /api/traces                     summaries, newest first
     GET  /api/traces/{trace_id}          one trace as OTLP JSON
     GET  /api/traces/{trace_id}/logs     its log lines
-    GET  /api/tasks                      tasks, newest first
+    GET  /api/tasks                      tasks, newest first, and the types there are
     GET  /api/tasks/{task_id}            one task with its attempts
     GET  /                               the page; /static its files
 
@@ -94,19 +94,21 @@ async def _list_traces(request: Request) -> Response:
 
 async def _list_tasks(request: Request) -> Response:
     query, store = _task_query(request.query_params), _store(request)
-    return await _list(request, "tasks", lambda: store.tasks(query))
+    types = store.task_types
+    return await _list(request, "tasks", lambda: store.tasks(query), lambda: {"types": types()})
 
 
 async def _list(
     request: Request,
     name: str,
     find: Callable[[], tuple[list[dict[str, Any]], tuple[int, int] | None]],
+    more: Callable[[], Mapping[str, Any]] = dict,
 ) -> Response:
-    """Answer one page of what *find* finds, under *name*."""
+    """Answer one page of what *find* finds, under *name*, and what *more* says."""
 
     def read() -> Mapping[str, Any]:
         found, last = find()
-        return {name: found, "next_cursor": _cursor(last)}
+        return {name: found, "next_cursor": _cursor(last), **more()}
 
     return await _answer(request, _store(request).version, read)
 

@@ -153,6 +153,11 @@ class SpanStore:
         with self._snapshot() as connection:
             return taskqueries.find_tasks(connection, query)
 
+    def task_types(self) -> list[str]:
+        """Return the types of all tasks, in order."""
+        with self._snapshot() as connection:
+            return taskqueries.task_types(connection)
+
     def task(self, task_id: str) -> dict[str, Any] | None:
         """Return a task with its attempts, None if it is unknown."""
         with self._snapshot() as connection:

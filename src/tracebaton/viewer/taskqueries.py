@@ -12,7 +12,7 @@ from tracebaton.viewer.loglines import rfc3339
 from tracebaton.viewer.queries import lines_of, trace_version
 from tracebaton.viewer.rows import MAX_TEXT
 
-__all__ = ["ENDED", "TaskQuery", "find_tasks", "task_document", "task_version"]
+__all__ = ["ENDED", "TaskQuery", "find_tasks", "task_document", "task_types", "task_version"]
 
 #: Statuses after which nothing comes, but for a redrive.
 ENDED: Final = frozenset({"succeeded", "failed", "dead", "cancelled"})
@@ -33,6 +33,16 @@ SEARCHED: Final = """(
     OR substr(lower(hex(task.trace_id)), 1, length(:lower)) = :lower
     OR instr(lower(coalesce(task.type, '')), :lower) > 0
     OR instr(lower(coalesce(task.message, '')), :lower) > 0)"""
+
+
+#: The types there are, each by one step through the index, whatever the number of tasks.
+TYPES: Final = """WITH RECURSIVE known (type) AS (
+    SELECT min(type) FROM task
+    UNION ALL SELECT (SELECT min(task.type) FROM task WHERE task.type > known.type)
+    FROM known WHERE known.type IS NOT NULL)
+    SELECT type FROM known WHERE type IS NOT NULL LIMIT ?"""
+#: More types than this are not offered to choose from.
+MAX_TYPES: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,11 @@ def find_tasks(
     page = rows[: query.limit]
     last = (page[-1][1], page[-1][0]) if len(rows) > query.limit else None
     return [_task(row) for row in page], last
+
+
+def task_types(connection: sqlite3.Connection) -> list[str]:
+    """Return the types of all tasks, in order."""
+    return [kind for (kind,) in connection.execute(TYPES, (MAX_TYPES,))]
 
 
 def task_document(connection: sqlite3.Connection, task_id: str) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS task (
     attempt INTEGER, percent INTEGER, message TEXT, progress_time INTEGER NOT NULL,
     UNIQUE (trace_id, task_id));
 CREATE INDEX IF NOT EXISTS task_latest ON task (task_id, status_time);
+CREATE INDEX IF NOT EXISTS task_type ON task (type);
 CREATE INDEX IF NOT EXISTS task_newest ON task (first DESC, id DESC);
 """
 

@@ -6,7 +6,8 @@ const PAGE = 100;
 const FRESH_MS = 1600;
 
 export class Listing {
-  // kind: { path, items, id, time, noun, filters, selector, height, address, asked, row, waiting }
+  // kind: { path, items, id, time, noun, filters, address, asked, row, waiting } and where rows have
+  // types to choose from { types }, the name that the answer has for them
   constructor(main, kind, { query, open, onState, onFilter }) {
     Object.assign(this, { kind, query, open, onFilter });
     this.byId = new Map();
@@ -19,11 +20,15 @@ export class Listing {
         type: "button", class: "filter", "data-status": status, "aria-pressed": String(status === (query.status ?? "")),
         onclick: () => onFilter({ status }),
       }, label)));
+    this.types = kind.types && el("select", {
+      class: "types", "aria-label": "Type", onchange: () => onFilter({ type: this.types.value }),
+    });
+    this.offer([]);
     this.count = el("span", { class: "count" });
     this.viewport = el("div", { class: "list", tabindex: 0, role: "listbox", "aria-label": kind.label });
     this.empty = el("div", { class: "empty", hidden: true });
     main.replaceChildren(el("section", { class: "listing" },
-      el("div", { class: "toolbar" }, this.filters, this.count), this.viewport, this.empty));
+      el("div", { class: "toolbar" }, this.filters, this.types, this.count), this.viewport, this.empty));
     this.rows = new Rows(this.viewport, {
       height: () => (matchMedia("(max-width: 720px)").matches ? 84 : 58),
       render: (item) => this.row(item),
@@ -35,7 +40,7 @@ export class Listing {
 
   url(cursor = "") {
     const asked = new URLSearchParams({ limit: String(PAGE), ...this.kind.asked(this.query) });
-    if (this.query.status) asked.set("status", this.query.status);
+    for (const name of ["status", "type"]) if (this.query[name]) asked.set(name, this.query[name]);
     if (cursor) asked.set("cursor", cursor);
     return `${this.kind.path}?${asked}`;
   }
@@ -43,6 +48,7 @@ export class Listing {
   take(page, { older = false } = {}) {
     const { id, time, noun, items } = this.kind;
     const first = this.byId.size === 0;
+    this.offer(page[this.kind.types] ?? []);
     if (!older) this.forget(page);
     for (const item of page[items]) {
       const text = JSON.stringify(item);
@@ -57,6 +63,16 @@ export class Listing {
     this.count.textContent = `${this.order.length}${this.cursor ? "+" : ""} ${noun}${this.order.length === 1 ? "" : "s"}`;
     this.rows.set(this.order);
     this.showEmpty();
+  }
+
+  // The chosen one stays to choose from, even where no task of it is left.
+  offer(types) {
+    if (!this.types || (this.offered && String(types) === String(this.offered))) return;
+    this.offered = types;
+    const chosen = this.query.type ?? "";
+    const every = chosen && !types.includes(chosen) ? [...types, chosen] : types;
+    this.types.replaceChildren(el("option", { value: "" }, "All types"),
+      ...every.map((type) => el("option", { value: type, selected: type === chosen }, type)));
   }
 
   // What the first page should still hold but does not was evicted, or matches no more.
@@ -104,7 +120,7 @@ export class Listing {
     this.empty.hidden = this.order.length > 0;
     this.viewport.hidden = this.order.length === 0;
     if (this.order.length) return;
-    const filtered = this.query.q || this.query.status;
+    const filtered = this.query.q || this.query.status || this.query.type;
     this.empty.replaceChildren(...(filtered
       ? [el("h2", {}, `No ${this.kind.noun} matches`), el("p", {}, "Ids are matched from their beginning, names anywhere.")]
       : this.kind.waiting()));

@@ -9,7 +9,7 @@ const RUNNING = new Set(["queued", "running"]);
 
 export class TaskView {
   constructor(main, { taskId, onState, open }) {
-    Object.assign(this, { taskId, onState, open, task: null, lines: [], at: -1, all: false });
+    Object.assign(this, { taskId, onState, open, task: null, lines: new Map(), at: -1, all: false });
     this.head = el("div", { class: "trace-head" });
     this.note = el("div", { class: "empty" }, el("p", {}, "Loading…"));
     this.attempts = el("section", {});
@@ -29,7 +29,7 @@ export class TaskView {
         el("p", {}, "Nothing was heard of it, or it has been evicted. This page keeps looking."));
       return;
     }
-    this.follow(task.trace_id);
+    this.follow(task.traces);
     this.task = task;
     this.note.hidden = true;
     this.body.hidden = false;
@@ -38,15 +38,18 @@ export class TaskView {
     this.drawLines();
   }
 
-  follow(traceId) {
-    if (traceId === this.task?.trace_id) return;
-    this.watches.splice(1).forEach((watch) => watch.stop());
-    this.watches.push(new Watch(`/api/traces/${traceId}/logs`, {
-      onData: (data) => {
-        this.lines = (data?.logs ?? []).filter((line) => line.task_id === this.taskId);
-        this.drawLines();
-      },
-    }));
+  // A task that came back from the DLQ after long may go on in a trace of its own.
+  follow(traces) {
+    for (const traceId of traces) {
+      if (this.lines.has(traceId)) continue;
+      this.lines.set(traceId, []);
+      this.watches.push(new Watch(`/api/traces/${traceId}/logs`, {
+        onData: (data) => {
+          this.lines.set(traceId, (data?.logs ?? []).filter((line) => line.task_id === this.taskId));
+          this.drawLines();
+        },
+      }));
+    }
   }
 
   drawHead() {
@@ -67,7 +70,10 @@ export class TaskView {
         moment("Created", task.created_at), moment("Started", task.started_at), moment("Ended", task.ended_at),
         took > 0 && fact("Took", el("b", {}, duration(took))),
         fact("Task", copyable(task.task_id)),
-        fact("Trace", copyable(task.trace_id)),
+        task.traces.length > 1
+          ? fact(`Traces (${task.traces.length})`, el("ul", { class: "traces" }, [...task.traces].reverse().map((trace) =>
+            el("li", {}, el("a", { href: `#/trace/${trace}` }, trace)))))
+          : fact("Trace", copyable(task.trace_id)),
         task.correlation_id && task.correlation_id !== task.trace_id && fact("Correlation", copyable(task.correlation_id)),
         task.user_id && fact("User", copyable(task.user_id))));
   }
@@ -97,8 +103,9 @@ export class TaskView {
   drawLines() {
     if (!this.task) return;
     const begin = microseconds(this.task.created_at);
-    this.log.replaceChildren(el("h3", {}, `Log lines (${this.lines.length})`), ...(this.lines.length
-      ? logLines(this.lines, {
+    const lines = [...this.lines.values()].flat().sort((a, b) => microseconds(a.timestamp) - microseconds(b.timestamp));
+    this.log.replaceChildren(el("h3", {}, `Log lines (${lines.length})`), ...(lines.length
+      ? logLines(lines, {
         all: this.all, showAll: () => { this.all = true; this.drawLines(); },
         offsetOf: (line) => microseconds(line.timestamp) - begin,
         opener: (line) => line.span_id && (() => this.open(spanAddress(line))),

@@ -5,7 +5,7 @@ import { idLine } from "./listing.js";
 
 export function tasks() {
   return {
-    path: "/api/tasks", items: "tasks", id: "task_id", time: "created_at", noun: "task", label: "Tasks",
+    path: "/api/tasks", items: "tasks", id: "task_id", time: "created_at", noun: "task", label: "Tasks", types: "types",
     filters: [
       ["", "All"], ["queued", "Queued"], ["running", "Running"], ["succeeded", "Succeeded"],
       ["failed", "Failed"], ["dead", "Dead"], ["cancelled", "Cancelled"],

@@ -1,7 +1,7 @@
 // The page: which view the address asks for, the search box, the keys.
 //   #/?q=text&status=failed       the list of traces
 //   #/trace/<trace id>/<span id>  one trace, one span of it
-//   #/tasks?q=text&status=queued  the list of tasks
+//   #/tasks?q=text&status=queued&type=report  the list of tasks
 //   #/task/<task id>              one task
 
 import { Listing } from "./listing.js";
@@ -26,7 +26,7 @@ const HINTS = {
 let view = null;
 let tab = "traces";
 // The search and the status of each list, kept while the other one is looked at.
-const kept = { traces: { q: "", status: "" }, tasks: { q: "", status: "" } };
+const kept = { traces: { q: "", status: "" }, tasks: { q: "", status: "", type: "" } };
 
 function route() {
   const trace = TRACE.exec(location.hash);
@@ -46,10 +46,10 @@ function route() {
     view = new TaskView(main, { taskId: decoded(task[1]), onState: setLive, open });
   } else {
     const asked = new URLSearchParams(location.hash.split("?")[1] ?? "");
-    kept[tab] = { q: asked.get("q") ?? "", status: asked.get("status") ?? "" };
+    for (const name of Object.keys(kept[tab])) kept[tab][name] = asked.get(name) ?? "";
     if (document.activeElement !== search) search.value = kept[tab].q;
     view = new Listing(main, tab === "tasks" ? tasks() : traces(), {
-      query: kept[tab], onState: setLive, onFilter: filter, open,
+      query: { ...kept[tab] }, onState: setLive, onFilter: filter, open,
     });
   }
 }
@@ -122,9 +122,9 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
   } else if (event.key === "Escape") {
     if (document.body.dataset.view !== "list") filter({});
-    else if (kept[tab].q || kept[tab].status) {
+    else if (Object.values(kept[tab]).some(Boolean)) {
       search.value = "";
-      filter({ q: "", status: "" });
+      filter(Object.fromEntries(Object.keys(kept[tab]).map((name) => [name, ""])));
     }
   }
 });
