@@ -182,6 +182,20 @@ async def test_an_ended_task_is_told_whole(
     assert ({event.data["task_id"] for event in found}, times) == ({task_id}, sorted(times))
 
 
+@pytest.mark.parametrize("more", [-1, 0, 1])
+async def test_a_stream_ends_wherever_a_read_of_the_history_does(
+    client: httpx.AsyncClient, worker: SqliteTaskStore, more: int
+) -> None:
+    """Also where the task's last change is the last one of a full read."""
+    task_id = await submitted(client)
+    others = 4  # queued and running, the end and its result
+    await live(worker, task_id, steps=watch._BATCH + more - others)
+    found = await asyncio.wait_for(listen(client, task_id), 10)
+
+    assert [event.id for event in found] == [*range(1, watch._BATCH + more + 1)]
+    assert found[-1].kind == "result"
+
+
 async def test_a_listener_sees_what_another_process_does(
     client: httpx.AsyncClient, worker: SqliteTaskStore
 ) -> None:

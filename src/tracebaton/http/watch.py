@@ -101,20 +101,23 @@ class TaskWatch:
         store = self._store()
         if store is None:
             return
+        ended = False
         with self._listening(task_id) as topic:
             while True:
                 found = await topic.read(store, task_id, after)
                 yield found
-                after = found[-1].number if found else after
+                if found:
+                    after, ended = found[-1].number, found[-1].task.status in ENDED
                 if len(found) == _BATCH:  # there may be more
                     continue
-                if found and found[-1].task.status in ENDED:
+                if ended:
                     return
-                if self._closed or not await topic.wait(after, seconds=heartbeat):
-                    if topic.over or self._closed:
-                        _raise(topic.over[0] if topic.over else None)
-                        return
-                    yield None
+                if not self._closed and await topic.wait(after, seconds=heartbeat):
+                    continue
+                if topic.over or self._closed:
+                    _raise(topic.over[0] if topic.over else None)
+                    return
+                yield None
 
     def close(self) -> None:
         """End every stream where it is: a listener that asks again goes on from there."""
