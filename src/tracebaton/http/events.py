@@ -6,7 +6,7 @@ was then, and its number in the task's history as its id. The stream ends with t
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -54,21 +54,27 @@ def event_routes(service: Service, watch: TaskWatch) -> list[BaseRoute]:
 async def _frames(
     service: Service, watch: TaskWatch, task_id: str, after: int
 ) -> AsyncIterator[bytes]:
-    waiting = _RETRY
+    first = _RETRY
     async with aclosing(watch.changes(task_id, after=after, heartbeat=HEARTBEAT)) as news:
         async for changes in news:
             if changes is None:
                 yield b": heartbeat\n\n"
                 continue
-            # As many events a chunk as there are: each chunk passes every layer of the app.
-            for change in changes:
-                waiting += _frame(service, change)
-                if len(waiting) > _CHUNK:
-                    yield waiting
-                    waiting = b""
-            if waiting:
-                yield waiting
-                waiting = b""
+            for chunk in _chunks(service, changes, first):
+                yield chunk
+            first = b""
+
+
+def _chunks(service: Service, changes: Sequence[Change], first: bytes) -> Iterator[bytes]:
+    """Yield as many events a chunk as there are: each chunk passes every layer of the app."""
+    waiting = first
+    for change in changes:
+        waiting += _frame(service, change)
+        if len(waiting) > _CHUNK:
+            yield waiting
+            waiting = b""
+    if waiting:
+        yield waiting
 
 
 def _frame(service: Service, change: Change) -> bytes:

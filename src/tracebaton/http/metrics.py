@@ -6,7 +6,7 @@ by route and queue are nobody else's business. It leaves no span, no metric and 
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
 from starlette.concurrency import run_in_threadpool
@@ -31,6 +31,8 @@ _UNCACHED: Final = {"cache-control": "no-store"}
 #: What a caller may show to say who it is.
 _CREDENTIALS: Final = ("authorization", X_API_KEY)
 _NONE: Final = "No metrics here: OTEL_METRICS_EXPORTER does not name prometheus."
+#: What the lines that name a family begin with.
+_HEAD: Final = ("# HELP ", "# TYPE ")
 #: A sample's name, its labels where it has any, and the rest of its line.
 _SAMPLE: Final = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})?( .*)")
 
@@ -89,16 +91,12 @@ def merged(texts: Mapping[str, str]) -> str:
     Args:
         texts: In Prometheus's text format, by the name of the process.
     """
-    heads: dict[str, list[str]] = {}
+    heads: dict[str, dict[str, None]] = {}
     samples: dict[str, list[str]] = {}
     for process, text in texts.items():
-        family = ""
-        for line in text.splitlines():
-            if line.startswith(("# HELP ", "# TYPE ")):
-                family = line.split(" ", 3)[2]
-                known = heads.setdefault(family, [])
-                if line not in known:
-                    known.append(line)
+        for family, line in _by_family(text):
+            if line.startswith(_HEAD):
+                heads.setdefault(family, {})[line] = None  # in order, each once
             elif found := _SAMPLE.fullmatch(line):
                 name, labels, value = found.groups()
                 label = f'process="{process}"' + (f",{labels}" if labels else "")
@@ -106,3 +104,12 @@ def merged(texts: Mapping[str, str]) -> str:
     families = [*heads, *(family for family in samples if family not in heads)]
     lines = [line for one in families for line in (*heads.get(one, ()), *samples.get(one, ()))]
     return "\n".join(lines) + "\n"
+
+
+def _by_family(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each line with the family that it belongs to: the last one named before it."""
+    family = ""
+    for line in text.splitlines():
+        if line.startswith(_HEAD):
+            family = line.split(" ", 3)[2]
+        yield family, line

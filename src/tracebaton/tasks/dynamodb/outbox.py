@@ -33,6 +33,8 @@ _BATCH: Final = 500
 #: Looks for messages of one call, where others touch them at the same time.
 _ROUNDS: Final = 4
 _NEW: Final = "attribute_not_exists(pk)"
+#: Why DynamoDB cancels a transaction whose condition does not hold.
+_FAILED: Final = "ConditionalCheckFailed"
 
 
 async def create(
@@ -58,18 +60,18 @@ async def create(
     for tried in range(TRIES):
         try:
             await table.transact(actions)
+            return
         except Cancelled as exc:
-            if exc.reasons[0] == "ConditionalCheckFailed":  # the task is there
-                if exist_ok:
-                    return
+            there = exc.reasons[0] == _FAILED
+            if there and exist_ok:
+                return
+            if there:
                 raise StoreUnavailable(f"Task {task.id} exists already.") from exc
-            if claim is not None and exc.reasons[-1] == "ConditionalCheckFailed":
+            if claim is not None and exc.reasons[-1] == _FAILED:
                 raise Conflict(
                     "Another request with this Idempotency-Key took over. Ask again."
                 ) from exc
-            await paused(tried)
-        else:
-            return
+        await paused(tried)
     raise StoreUnavailable("The task store is busy. Try again in a moment.")
 
 
