@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    RootModel,
     SecretStr,
     model_validator,
 )
@@ -213,6 +214,38 @@ def test_no_body_fails_the_service(content: bytes) -> None:
     status = asyncio.run(read())
 
     assert status in (200, 400)
+
+
+JSONISH = st.text('{}[]",:0123456789eE.+-NaInfityrul\\ud8 ', max_size=40)
+NUMBERS = st.from_regex(r"-?[0-9]{1,60}(\.[0-9]{1,60})?([eE][+-]?[0-9]{1,4})?", fullmatch=True)
+NESTED = st.tuples(st.integers(60, 70), st.sampled_from(["[]", '{"":""}'])).map(
+    lambda one: (one[1][:-1] * one[0]).replace('""}', "") + "1" + one[1][-1] * one[0]
+)
+
+
+@given(content=(JSONISH | NUMBERS | NESTED).map(str.encode))
+def test_a_model_takes_the_json_that_is_sound_and_no_other(content: bytes) -> None:
+    """Its own parser is trusted only as far as it is as strict as ours."""
+
+    async def outcome(read: Any) -> str:
+        async def receive() -> Any:
+            return {"type": "http.request", "body": content, "more_body": False}
+
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "http_version": "1.1", "headers": headers}
+        try:
+            await read(Request(scope, receive))
+        except RequestError as exc:
+            return exc.code
+        return "read"
+
+    async def outcomes() -> tuple[str, str]:
+        whole = await outcome(read_json)
+        return whole, await outcome(lambda request: body(request, RootModel[Any]))
+
+    alone, with_model = asyncio.run(outcomes())
+
+    assert with_model == alone
 
 
 class Colour(Enum):

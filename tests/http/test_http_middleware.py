@@ -14,7 +14,14 @@ from opentelemetry.instrumentation.starlette import StarletteInstrumentor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    Decision,
+    Sampler,
+    SamplingResult,
+)
 from opentelemetry.trace import NoOpTracerProvider, SpanKind
 from starlette import applications
 from starlette.applications import Starlette
@@ -196,6 +203,39 @@ async def test_the_callers_trace_goes_on_where_nobody_records(
     members = f"tracebaton.correlation_id={TRACE}"
     assert seen == ["hook"] * hooked + [(TRACE, {"traceparent": PARENT, "baggage": members})]
     assert answer.headers["x-correlation-id"] == TRACE
+
+
+class _Forgetful(Sampler):
+    """Keeps every span, and of what it starts with nothing."""
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_AND_SAMPLE)
+
+    def get_description(self) -> str:
+        return "Forgetful"
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_ON, _Forgetful()])
+async def test_a_span_has_what_the_instrumentation_and_the_app_set(
+    ask: Any, exporter: Any, spans: Any, sampler: Sampler
+) -> None:
+    """Whatever the sampler made of the attributes at its start, and however often they are set."""
+
+    async def colour(request: Request) -> Response:
+        span = trace.get_current_span()
+        span.set_attribute("colour", "red")
+        span.set_attribute("http.route", "/mine")
+        return PlainTextResponse("")
+
+    provider = TracerProvider(sampler=sampler)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    app = instrument(Starlette(routes=[Route("/", colour)]), tracer_provider=provider)
+    async with ask(app) as client:
+        await client.get("/")
+
+    (span,) = spans()
+    assert span.attributes["http.request.method"] == "GET"
+    assert (span.attributes["colour"], span.attributes["http.route"]) == ("red", "/mine")
 
 
 async def test_metrics_alone_are_recorded(ask: Any) -> None:

@@ -6,7 +6,6 @@ can reach; and how much he may ask.
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
-from opentelemetry import trace
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tracebaton.context import authenticate
@@ -82,13 +81,13 @@ class AuthLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or raise what the caller did wrong."""
-        if scope["type"] == "lifespan" or exchange_in(scope).below in PROBE_PATHS:
+        if scope["type"] == "lifespan" or (exchange := exchange_in(scope)).below in PROBE_PATHS:
             await self.app(scope, receive, send)
             return
         user_id = await self._user_of(scope)
         if user_id is not None:
             authenticate(user_id)
-            trace.get_current_span().set_attribute(USER_ID, user_id)
+            exchange.span.set_attribute(USER_ID, user_id)
         if scope.get("method", "GET") in _READS:
             await self.app(scope, receive, send)
             return

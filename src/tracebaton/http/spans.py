@@ -22,6 +22,7 @@ from opentelemetry.trace import (
     NoOpTracer,
     ProxyTracer,
     ProxyTracerProvider,
+    Tracer,
     TracerProvider,
     format_trace_id,
 )
@@ -52,6 +53,8 @@ __all__ = [
 _FASTAPI: Final = "_original_build_middleware_stack"
 #: Where a request's own headers wait while the instrumentation reads others.
 _RAW: Final = "tracebaton.headers"
+#: What a span has for the time in which the instrumentation repeats itself.
+_SET: Final = "set_attribute"
 #: The only method of OTel's proxies for meters beside the interface's, by which they hear of one.
 _ON_SET: Final = "on_set_meter_provider"
 #: The headers that the instrumentation, and our propagator in it, read.
@@ -181,6 +184,8 @@ class Instrumented:
             isinstance(meter, NoOpMeter),
             _no_metrics_yet if hasattr(meter, _ON_SET) else None,
         )
+        if self._alone:
+            middleware.tracer = _Unrepeated(tracer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -206,6 +211,34 @@ class Instrumented:
             if not off and (late is None or not late()):
                 return False
         return True
+
+
+class _Unrepeated(Tracer):
+    """
+    Starts the spans of *tracer* for the instrumentation, which sets each attribute that a span
+    starts with once more, by a call of its own: what it sets before `SpanLayer` does nothing.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self.start_as_current_span = tracer.start_as_current_span  # type: ignore[method-assign]
+
+    def start_span(self, *args: Any, **kwargs: Any) -> trace.Span:
+        """Start a span; one that a sampler gave other attributes gets them as ever."""
+        span = self._tracer.start_span(*args, **kwargs)
+        if type(span).__module__ == "opentelemetry.sdk.trace":
+            known, given = getattr(span, "attributes", None), kwargs.get("attributes")
+            if given and known and len(known) >= len(given):
+                vars(span)[_SET] = _set_nothing
+        return span
+
+    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Any:
+        """Be set to that of the tracer."""
+        raise NotImplementedError
+
+
+def _set_nothing(key: str, value: Any) -> None:
+    """Stand in for a span's ``set_attribute()``."""
 
 
 def _no_tracing_yet() -> bool:
@@ -256,6 +289,7 @@ class SpanLayer:
         if _RAW in scope:
             scope["headers"] = scope.pop(_RAW)
         span = trace.get_current_span()
+        getattr(span, "__dict__", {}).pop(_SET, None)
         # The stock propagators start from an empty context: the store would be lost below them.
         exchange.context = _merged(exchange.context, otel.get_current())
         token = otel.attach(exchange.context)

@@ -239,8 +239,12 @@ class Producer:
         try:
             task = new_task(span, kind.name, parent_task_id=parent_task_id, now=self._now())
             message = await self._composed(task, kind, model.model_dump(mode="json"), item)
-            span.set_attribute(MESSAGING_BODY_SIZE, byte_size(message.body))
-            span.set_attribute(MESSAGING_CONVERSATION_ID, task.correlation_id or "")
+            span.set_attributes(
+                {
+                    MESSAGING_BODY_SIZE: byte_size(message.body),
+                    MESSAGING_CONVERSATION_ID: task.correlation_id or "",
+                }
+            )
             await self.outbox.save(task, message.body, item, asking)
         except BaseException as exc:
             ended(span, exc)
