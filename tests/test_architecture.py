@@ -14,7 +14,7 @@ ROOT = Path(tracebaton.__file__).parent
 
 #: From the ground up. A module imports from lower rows only; a package also from within itself.
 FLOORS = (
-    {"errors", "events", "garbage", "semconv", "redaction", "terminal", "w3c"},
+    {"aws", "errors", "events", "garbage", "semconv", "redaction", "terminal", "w3c"},
     {"context"},
     {"baggage"},
     {"settings", "propagation", "logs", "metrics", "problems", "audit", "tasks", "traces"},

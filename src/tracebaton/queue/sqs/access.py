@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 
+from tracebaton.aws import AwsAccess
 from tracebaton.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,21 +21,15 @@ _CONNECT_TIMEOUT = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SqsAccess:
+class SqsAccess(AwsAccess):
     """
     How SQS is reached.
 
     Attributes:
-        endpoint: URL of an emulator; None lets boto3 decide.
-        region: AWS region; None lets boto3 decide.
-        anonymous: Use made-up credentials, for an emulator on this machine.
         threads: Calls other than receives that may run at once.
         fast: Answer boto3's hot calls over connections of our own, where its client is plain.
     """
 
-    endpoint: str | None = None
-    region: str | None = None
-    anonymous: bool = False
     threads: int = 8
     fast: bool = True
 
@@ -44,7 +39,6 @@ class SqsAccess:
         return cls(
             endpoint=settings.sqs_endpoint,
             region=settings.region,
-            # boto3 would ask the instance metadata service for credentials nobody has.
             anonymous=settings.sqs_on_loopback and not settings.has_aws_credentials,
             fast=settings.fast_sqs,
         )
@@ -54,13 +48,9 @@ def client_of(
     session: boto3.session.Session, access: SqsAccess, *, pool: int, read_timeout: float
 ) -> "SQSClient":
     """Return a client of *session* that keeps up to *pool* connections."""
-    made_up = "local" if access.anonymous else None
     return session.client(
         "sqs",
-        endpoint_url=access.endpoint,
-        region_name=access.region,
-        aws_access_key_id=made_up,
-        aws_secret_access_key=made_up,
+        **access.arguments,
         config=Config(
             connect_timeout=_CONNECT_TIMEOUT,
             read_timeout=read_timeout,

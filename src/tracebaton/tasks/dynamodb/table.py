@@ -16,6 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from tracebaton.aws import AwsAccess
 from tracebaton.errors import StoreUnavailable
 from tracebaton.tasks.dynamodb.definition import create_table
 from tracebaton.tasks.dynamodb.items import SCHEMA, Item, number, text
@@ -37,20 +38,14 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DynamoAccess:
+class DynamoAccess(AwsAccess):
     """
     How DynamoDB is reached.
 
     Attributes:
-        endpoint: URL of an emulator; None lets boto3 decide.
-        region: AWS region; None lets boto3 decide.
-        anonymous: Use made-up credentials, for an emulator on this machine.
         create: Make the table where there is none, for an emulator.
     """
 
-    endpoint: str | None = None
-    region: str | None = None
-    anonymous: bool = False
     create: bool = False
 
 
@@ -248,7 +243,6 @@ def _why(exc: Exception, name: str) -> str:
 
 
 def _client(access: DynamoAccess) -> Any:
-    made_up = "local" if access.anonymous else None
     config = Config(
         connect_timeout=_CONNECT_TIMEOUT,
         read_timeout=_READ_TIMEOUT,
@@ -259,10 +253,7 @@ def _client(access: DynamoAccess) -> Any:
     with _MAKING:  # a session is not safe under threads, its clients are
         return _session().client(
             "dynamodb",
-            endpoint_url=access.endpoint,
-            region_name=access.region,
-            aws_access_key_id=made_up,
-            aws_secret_access_key=made_up,
+            **access.arguments,
             config=config,
         )
 
