@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import socket
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from beside import free_ports, wait_until_up
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "otel-collector.yaml"
@@ -55,7 +54,7 @@ def running_collector(
 
     Its end is part of the test: what it still holds leaves at SIGTERM, and it exits with 0.
     """
-    grpc, http, health = _free_ports(3)
+    grpc, http, health = free_ports(3)
     ports = {
         "OTELCOL_GRPC_PORT": str(grpc),
         "OTELCOL_HTTP_PORT": str(http),
@@ -67,7 +66,7 @@ def running_collector(
             _command(*configs), stdout=output, stderr=subprocess.STDOUT, env={**env, **ports}
         )
     try:
-        _wait_until_healthy(process, health, log)
+        wait_until_up(process, f"http://127.0.0.1:{health}/", log)
         yield Collector(f"http://127.0.0.1:{http}", log)
         process.terminate()
         assert process.wait(20) == 0, log.read_text()[-2000:]
@@ -80,25 +79,6 @@ def _command(*arguments: str | Path) -> list[str]:
     binary = collector_binary()
     assert binary is not None
     return [str(binary), *(a if isinstance(a, str) else f"--config={a}" for a in arguments)]
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-def _wait_until_healthy(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.05)  # a poll of another process, bounded by the deadline
-    raise AssertionError(f"the Collector did not start: {log.read_text()[-2000:]}")
 
 
 def settings_environment(**more: str) -> dict[str, str]:

@@ -1,13 +1,12 @@
 """The real ElasticMQ on loopback, as a configuration says; scripts/elasticmq fetches it."""
 
 import shutil
-import socket
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from beside import free_ports, wait_until_up
 
 ROOT = Path(__file__).parents[2]
 JARS = ROOT / ".tools" / "elasticmq" / "lib"
@@ -28,8 +27,7 @@ def has_elasticmq() -> bool:
 @contextmanager
 def running_elasticmq(folder: Path, configuration: Path) -> Iterator[str]:
     """Run ElasticMQ with *configuration* on a port of its own and return its address."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     adapted = folder / "elasticmq.conf"
     adapted.write_text(configuration.read_text() + _LOOPBACK.format(port=port))
     log = folder / "elasticmq.log"
@@ -38,19 +36,8 @@ def running_elasticmq(folder: Path, configuration: Path) -> Iterator[str]:
     with log.open("wb") as output:
         process = subprocess.Popen(java, stdout=output, stderr=subprocess.STDOUT)
     try:
-        _wait_until_healthy(process, port, log)
+        wait_until_up(process, f"http://127.0.0.1:{port}/health", log, seconds=60)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()  # all is in memory, and a polite stop waits for polls of clients long gone
         process.wait()
-
-
-def _wait_until_healthy(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.1)  # a poll of another process, bounded by the deadline
-    raise AssertionError(f"ElasticMQ did not start: {log.read_text()[-2000:]}")

@@ -3,15 +3,15 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from beside import answer_of, free_ports, wait_until_up
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +65,7 @@ class Jaeger:
         Each has ``service`` beside OTLP's own fields, and ``attributes`` as a plain mapping.
         """
         try:
-            answer = _json(f"{self.query}/api/v3/traces/{trace_id}")
+            answer = answer_of(f"{self.query}/api/v3/traces/{trace_id}")
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return []
@@ -109,19 +109,6 @@ def _value(value: dict[str, Any]) -> Any:
     return int(inner) if kind == "intValue" else inner
 
 
-def _json(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return json.load(answer)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 @contextmanager
 def running_jaeger(folder: Path, *, page: Path | None = None) -> Iterator[Jaeger]:
     """
@@ -132,7 +119,7 @@ def running_jaeger(folder: Path, *, page: Path | None = None) -> Iterator[Jaeger
     """
     binary = jaeger_binary()
     assert binary is not None
-    otlp, query, grpc, health = _free_ports(4)
+    otlp, query, grpc, health = free_ports(4)
     config = folder / "jaeger.yaml"
     ports = {"otlp": otlp, "query": query, "grpc": grpc, "health": health}
     config.write_text(_CONFIG.format(**ports, page=page or ""))
@@ -145,19 +132,13 @@ def running_jaeger(folder: Path, *, page: Path | None = None) -> Iterator[Jaeger
             env={"PATH": os.environ.get("PATH", ""), "HOME": str(folder)},
         )
     try:
-        _wait_until_healthy(process, health, log)
+        wait_until_up(
+            process,
+            f"http://127.0.0.1:{health}/status",
+            log,
+            good=lambda body: bool(json.loads(body)["healthy"]),
+        )
         yield Jaeger(otlp_port=otlp, query_port=query)
     finally:
         process.kill()  # all is in memory, and a polite stop waits for idle connections
         process.wait()
-
-
-def _wait_until_healthy(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if _json(f"http://127.0.0.1:{port}/status")["healthy"]:
-                return
-        except OSError:
-            time.sleep(0.05)  # a poll of another process, bounded by the deadline
-    raise AssertionError(f"Jaeger did not start: {log.read_text()[-2000:]}")
