@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,6 +204,20 @@ async def until(
     return answer
 
 
+def said(caplog: pytest.LogCaptureFixture, event: str) -> list[logging.LogRecord]:
+    """Return the lines of *event*."""
+    return [record for record in caplog.records if record.message == event]
+
+
+async def spoken(caplog: pytest.LogCaptureFixture, event: str) -> None:
+    """Wait until *event* was logged."""
+
+    async def ask() -> bool:
+        return bool(said(caplog, event))
+
+    await until(ask, bool)
+
+
 @contextlib.asynccontextmanager
 async def working(worker: Worker) -> AsyncIterator[asyncio.Task[DrainReport]]:
     """Run *worker* for the length of the block, and drain it."""
@@ -215,6 +230,20 @@ async def working(worker: Worker) -> AsyncIterator[asyncio.Task[DrainReport]]:
             if isinstance(worker, BenchWorker):
                 await worker.gone(task)
             await task
+
+
+async def stopped(
+    worker: BenchWorker, when: asyncio.Event, *then: Callable[[], None]
+) -> DrainReport:
+    """Run *worker*, stop it at *when*, do what comes *then*, and return what the drain says."""
+    running = asyncio.create_task(worker.run())
+    async with asyncio.timeout(20):
+        await when.wait()
+        worker.stop()
+        for what in then:
+            what()
+        await worker.gone(running)
+        return await running
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tracebaton.queue.batch import Batch
 from tracebaton.queue.lease import current_lease
 from tracebaton.tasks import Task, TaskStatus
 
-from .conftest import Bench, Note, until, working
+from .conftest import Bench, Note, stopped, until, working
 
 
 async def sent(bench: Bench, count: int, **fields: Any) -> list[Task]:
@@ -360,11 +360,7 @@ async def test_a_stop_gives_a_running_batch_back(bench: Bench) -> None:
 
     bench.handle(handler, batch=3, batch_seconds=5)
     await sent(bench, 3)
-    worker = bench.worker(drain_seconds=0.1)
-    running = asyncio.create_task(worker.run())
-    await asyncio.wait_for(started.wait(), 10)
-    worker.stop()
-    report = await asyncio.wait_for(running, 10)
+    report = await stopped(bench.worker(drain_seconds=0.1), started)
 
     assert (report.acked, report.released, report.abandoned) == (0, 3, 0)
     assert bench.local.stats()["tasks"]["visible"] == 3

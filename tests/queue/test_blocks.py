@@ -11,12 +11,12 @@ from opentelemetry import trace
 from tracebaton.logs import log_fields
 from tracebaton.queue.blocks import BlockWatch
 
-from .conftest import Bench, Note, working
+from .conftest import Bench, Note, said, working
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     """Return the fields of the lines about blocks."""
-    lines = [record for record in caplog.records if record.message == "loop.blocked"]
+    lines = said(caplog, "loop.blocked")
     return [vars(record)["fields"] for record in lines]
 
 

@@ -15,7 +15,7 @@ from tracebaton.queue.incoming import Reader
 from tracebaton.queue.signature import MessageKeys
 from tracebaton.tasks import Task, TaskStatus
 
-from .conftest import Bench, Note, until, working
+from .conftest import Bench, Note, said, until, working
 
 
 async def work(note: Note) -> str:
@@ -76,7 +76,7 @@ async def test_a_task_of_killed_workers_becomes_dead(
     marked = await watch(bench).look()
 
     ended = await bench.store.get(task.id)
-    (line,) = [record for record in caplog.records if record.message == "task.dead"]
+    (line,) = said(caplog, "task.dead")
     assert marked == 1
     assert ended is not None
     assert (ended.status, ended.error and ended.error["code"]) == ("dead", "worker_lost")
@@ -108,8 +108,8 @@ async def test_its_span_joins_the_trace_and_links_the_last_attempt(bench: Bench)
         (int("a" * 32, 16), 3)
     ]
     assert span.attributes is not None
-    said = {name: span.attributes[name] for name in span.attributes if "tracebaton" in name}
-    assert said == {
+    told = {name: span.attributes[name] for name in span.attributes if "tracebaton" in name}
+    assert told == {
         "tracebaton.correlation_id": "c-1",
         "tracebaton.user_id": "u-1",
         "tracebaton.task.id": task.id,
@@ -257,7 +257,7 @@ async def test_a_dlq_with_a_dlq_is_not_watched(
     for _ in range(3):
         await watcher.look()
 
-    lines = [record for record in caplog.records if record.message == "dlq.unwatched"]
+    lines = said(caplog, "dlq.unwatched")
     assert bench.local.stats()["chained-dlq"]["received"] == 0
     assert len(lines) == 1
 

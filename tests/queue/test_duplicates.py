@@ -15,7 +15,7 @@ from tracebaton.queue.records import LeaseRecords
 from tracebaton.tasks import TaskStatus
 from tracebaton.tasks.sqlite import SqliteTaskStore
 
-from .conftest import Bench, Note, until, working
+from .conftest import Bench, Note, said, spoken, until, working
 
 
 class Gate:
@@ -54,20 +54,6 @@ async def twice(bench: Bench) -> str:
     await bench.sqs.send(url, message.body, attributes=message.every)
     await bench.sqs.change_visibility(url, [(message.receipt_handle, 0)])
     return task.id
-
-
-def said(caplog: pytest.LogCaptureFixture, event: str) -> list[logging.LogRecord]:
-    """Return the lines of *event*."""
-    return [record for record in caplog.records if record.message == event]
-
-
-async def spoken(caplog: pytest.LogCaptureFixture, event: str) -> None:
-    """Wait until *event* was logged."""
-
-    async def ask() -> bool:
-        return bool(said(caplog, event))
-
-    await until(ask, bool)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

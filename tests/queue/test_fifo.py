@@ -30,7 +30,7 @@ from tracebaton.tasks import Registry, Task, TaskType
 from tracebaton.tasks.sqlite import SqliteTaskStore
 
 from .conformance.conftest import elasticmq
-from .conftest import until, working
+from .conftest import said, until, working
 
 #: Receives of a message: each failure costs the second that SQS counts in.
 ATTEMPTS = 3
@@ -297,11 +297,11 @@ async def test_a_dropped_message_is_said(line: Line, caplog: pytest.LogCaptureFi
             [Item("step", Step(), group_id="a", deduplication_id="nightly")]
         )
 
-    lines = [record for record in caplog.records if record.message == "task.deduplicated"]
-    said = [vars(record) for record in lines]
+    lines = said(caplog, "task.deduplicated")
+    told = [vars(record) for record in lines]
     assert first == second == third != other
     assert [record.levelname for record in lines] == ["WARNING"] * 2
-    assert [one["fields"]["earlier_task_id"] for one in said] == [first.id] * 2
+    assert [one["fields"]["earlier_task_id"] for one in told] == [first.id] * 2
     assert await line.held(line.queue) == 2
 
 

@@ -17,7 +17,7 @@ from tracebaton.queue.room import Room
 from tracebaton.queue.sqs import Queue
 from tracebaton.queue.stop import Stop
 
-from .conftest import until
+from .conftest import said, until
 from .scripted_sqs import Answer, ScriptedSqs
 
 
@@ -143,7 +143,7 @@ async def test_a_poll_loop_that_dies_is_started_again(
             before = len(line.messages)
             await reached(lambda: len(line.messages), lambda count: count > before + 1)
 
-    restarts = [record for record in caplog.records if record.message == "poller.restarted"]
+    restarts = said(caplog, "poller.restarted")
     assert [bool(record.exc_info) for record in restarts] == [True, False]
     assert line.room.in_use == 0
 
@@ -178,9 +178,9 @@ async def test_a_receive_that_hangs_is_not_waited_for(
             # What boto3 still brings is given back; nobody reads a connection that is closed.
             assert fast or await asyncio.to_thread(released.wait, 10)
 
-    said = [record for record in caplog.records if record.message == "poller.stalled"]
+    stalls = said(caplog, "poller.stalled")
     assert (alive[0], recovered) == (False, True)
-    assert [vars(record)["fields"]["queue"] for record in said] == ["tasks"]
+    assert [vars(record)["fields"]["queue"] for record in stalls] == ["tasks"]
     assert line.room.in_use == 0
 
 

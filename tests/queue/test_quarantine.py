@@ -17,7 +17,7 @@ from tracebaton.queue.quarantine import quarantined
 from tracebaton.tasks import Task, TaskStatus
 from tracebaton.tasks.sqlite import SqliteTaskStore
 
-from .conftest import Bench, Note, working
+from .conftest import Bench, Note, said, working
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -66,7 +66,7 @@ async def test_what_cannot_be_handled_is_moved(
     (copy,) = await bench.take("tasks-quarantine")
 
     told = quarantined(copy)
-    lines = [record for record in caplog.records if record.message == "message.quarantined"]
+    lines = said(caplog, "message.quarantined")
     assert copy.body == body
     assert copy.every["n"] == Attribute("Number", "7")
     assert copy.attributes["traceparent"] == TRACEPARENT
@@ -125,7 +125,7 @@ async def test_without_a_quarantine_queue_it_stays_until_the_dlq(
             ended = await bench.ended(task.id)
             await bench.holds(1, "tasks-dlq")
 
-    lines = [record for record in caplog.records if record.message == "message.not_quarantined"]
+    lines = said(caplog, "message.not_quarantined")
     assert ended.status is TaskStatus.DEAD
     assert len(lines) == bench.attempts
     assert "TRACEBATON_QUARANTINE_URL" in vars(lines[0])["fields"]["reason"]

@@ -14,7 +14,7 @@ from tracebaton.queue.sqs import Queue
 from tracebaton.queue.worker import Worker
 from tracebaton.tasks import Registry, TaskType
 
-from .conftest import Bench, Note, until, working
+from .conftest import Bench, Note, said, until, working
 from .scripted_sqs import ScriptedSqs
 
 EVENT = TaskEvent(id="0191", source="/elsewhere", type="note", time="", data={})
@@ -83,7 +83,7 @@ async def test_a_receive_that_fails_backs_off_and_recovers(
             await until(_length(runs), bool)
         await client.close()
 
-    lines = [record for record in caplog.records if record.message == "receive.failed"]
+    lines = said(caplog, "receive.failed")
     assert unready is False
     assert calls <= 2  # boto3 itself tries a 503 twice
     assert [line.levelname for line in lines] == ["WARNING"]

@@ -16,7 +16,7 @@ from tracebaton.context import RequestStore, current, entered
 from tracebaton.errors import NotFound, Reject, RetryLater
 from tracebaton.tasks import TaskStatus
 
-from .conftest import Bench, Note, until, working
+from .conftest import Bench, Note, said, stopped, until, working
 
 
 async def test_api_and_worker_share_trace_and_store(bench: Bench) -> None:
@@ -129,7 +129,7 @@ async def test_reject_fails_without_report_or_retry(
             ended = await bench.ended(task.id)
             await gone(bench)
 
-    failed = [record for record in caplog.records if record.message == "task.failed"]
+    failed = said(caplog, "task.failed")
     assert ended.status is TaskStatus.FAILED
     assert ended.error is not None
     assert (ended.error["code"], ended.error["detail"]) == (
@@ -261,12 +261,7 @@ async def test_stop_finishes_what_is_in_hand(bench: Bench) -> None:
 
     bench.handle(handler)
     task = await bench.producer().enqueue("note", Note())
-    worker = bench.worker()
-    running = asyncio.create_task(worker.run())
-    await asyncio.wait_for(started.wait(), 10)
-    worker.stop()
-    go.set()
-    report = await asyncio.wait_for(running, 10)
+    report = await stopped(bench.worker(), started, go.set)
 
     stored = await bench.store.get(task.id)
     assert (report.acked, report.released, report.abandoned) == (1, 0, 0)
@@ -285,11 +280,7 @@ async def test_stop_gives_back_what_does_not_finish(bench: Bench) -> None:
 
     bench.handle(handler)
     await bench.producer().enqueue("note", Note())
-    worker = bench.worker(drain_seconds=0.1)
-    running = asyncio.create_task(worker.run())
-    await asyncio.wait_for(started.wait(), 10)
-    worker.stop()
-    report = await asyncio.wait_for(running, 10)
+    report = await stopped(bench.worker(drain_seconds=0.1), started)
 
     assert (report.acked, report.released, report.abandoned) == (0, 1, 0)
     assert bench.local.stats()["tasks"]["visible"] == 1
@@ -307,12 +298,7 @@ async def test_a_second_stop_gives_back_at_once(bench: Bench) -> None:
     bench.handle(handler)
     await bench.producer().enqueue("note", Note())
     worker = bench.worker(drain_seconds=60)
-    running = asyncio.create_task(worker.run())
-    await asyncio.wait_for(started.wait(), 10)
-    worker.stop()
-    worker.stop()
-
-    report = await asyncio.wait_for(running, 10)
+    report = await stopped(worker, started, worker.stop)
 
     assert report.released == 1
 

@@ -1,7 +1,6 @@
 """What becomes of a message when something fails at a bad moment."""
 
 import asyncio
-import logging
 import sqlite3
 import threading
 from dataclasses import dataclass
@@ -22,24 +21,10 @@ from tracebaton.queue.worker import Worker
 from tracebaton.tasks import Registry, Task, TaskStatus, TaskType
 from tracebaton.tasks.sqlite import SqliteTaskStore
 
-from .conftest import Bench, Note, Reports, until, working
+from .conftest import Bench, Note, Reports, said, spoken, until, working
 from .scripted_sqs import ScriptedSqs, failed
 
 EVENT = TaskEvent(id="0191", source="/elsewhere", type="note", time="", data={})
-
-
-def said(caplog: pytest.LogCaptureFixture, event: str) -> list[logging.LogRecord]:
-    """Return the lines of *event*."""
-    return [record for record in caplog.records if record.message == event]
-
-
-async def spoken(caplog: pytest.LogCaptureFixture, event: str) -> None:
-    """Wait until *event* was logged."""
-
-    async def ask() -> bool:
-        return bool(said(caplog, event))
-
-    await until(ask, bool)
 
 
 def without_table(path: Path, *, away: bool) -> None:
