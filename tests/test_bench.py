@@ -14,6 +14,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+def figures(*command: str, row: str, folder: Path) -> dict[str, float]:
+    """Run a bench with next to nothing to do, and return the figures of its *row*."""
+    bench, *words = command
+    told = folder / "told.json"
+    quick = [*words, "--quick", "--json", str(told)]
+    subprocess.run([sys.executable, str(ROOT / "bench" / bench), *quick], check=True, timeout=100)
+    found: dict[str, float] = json.loads(told.read_text())["rounds"][0][row]
+    return found
+
+
 def family(pid: int) -> list[int]:
     """Return the processes that *pid* has started, and those that they have."""
     try:
@@ -64,11 +74,9 @@ def test_a_bench_that_is_cut_leaves_no_server(number: signal.Signals) -> None:
 )
 def test_telemetry_bench_measures(part: str, row: str, figure: str, tmp_path: Path) -> None:
     """Each part of the bench asks a few times and tells the figure it is there for."""
-    command = [sys.executable, str(ROOT / "bench" / "telemetry"), part, "--quick", "--only", row]
-    subprocess.run([*command, "--json", str(tmp_path / "told.json")], check=True, timeout=60)
+    told = figures("telemetry", part, "--only", row, row=row, folder=tmp_path)
 
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert told["rounds"][0][row][figure] > 0
+    assert told[figure] > 0
 
 
 @pytest.mark.parametrize(
@@ -81,11 +89,9 @@ def test_telemetry_bench_measures(part: str, row: str, figure: str, tmp_path: Pa
 )
 def test_sentry_bench_measures(part: str, row: str, figure: str, tmp_path: Path) -> None:
     """Each part sends a little and tells what arrived."""
-    command = [sys.executable, str(ROOT / "bench" / "sentry"), part, "--quick"]
-    subprocess.run([*command, "--json", str(tmp_path / "told.json")], check=True, timeout=60)
+    told = figures("sentry", part, row=row, folder=tmp_path)
 
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert told["rounds"][0][row][figure] > 0
+    assert told[figure] > 0
 
 
 @pytest.mark.parametrize(
@@ -100,12 +106,8 @@ def test_queue_benches_measure(command: list[str], row: str, figure: str, tmp_pa
     """Nothing is lost on the way, and the figure it is there for is told."""
     if shutil.which("go") is None:
         pytest.skip("the broker of the queue benches is built by Go")
-    name, *part = command
-    asked = [*part, "--quick", "--only", row, "--json", str(tmp_path / "told.json")]
-    run = [sys.executable, str(ROOT / "bench" / name), *asked]
-    subprocess.run(run, check=True, timeout=100)
+    told = figures(*command, "--only", row, row=row, folder=tmp_path)
 
-    told = json.loads((tmp_path / "told.json").read_text())["rounds"][0][row]
     assert told[figure] > 0
     assert told.get("lost", 0) == told.get("doubled", 0) == 0
     assert told.get("sent", 1) >= 1
@@ -141,10 +143,8 @@ def test_http_bench_measures(part: str, row: str, figure: str, tmp_path: Path) -
     """Every answer is the one that was asked for, and what is accepted is sent."""
     if shutil.which("go") is None:
         pytest.skip("the broker of the queue benches is built by Go")
-    command = [sys.executable, str(ROOT / "bench" / "http"), part, "--quick", "--only", row]
-    subprocess.run([*command, "--json", str(tmp_path / "told.json")], check=True, timeout=100)
+    told = figures("http", part, "--only", row, row=row, folder=tmp_path)
 
-    told = json.loads((tmp_path / "told.json").read_text())["rounds"][0][row]
     assert told[figure] > 0
     assert told.get("sent", 1) >= 1
 
@@ -163,8 +163,6 @@ def test_viewer_bench_measures(part: str, row: str, figure: str, tmp_path: Path)
         if os.environ.get("CI"):
             pytest.fail("Chromium is missing (scripts/chromium installs it)")
         pytest.skip("Chromium is missing")
-    command = [sys.executable, str(ROOT / "bench" / "viewer"), part, "--quick", "--only", row]
-    subprocess.run([*command, "--json", str(tmp_path / "told.json")], check=True, timeout=100)
+    told = figures("viewer", part, "--only", row, row=row, folder=tmp_path)
 
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert told["rounds"][0][row][figure] > 0
+    assert told[figure] > 0
