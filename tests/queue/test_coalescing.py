@@ -419,3 +419,30 @@ async def test_a_close_does_not_wait_for_ever(
         await client.close()
 
     assert unanswered
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_many_ask_for_a_queues_limit_by_one_call(fails: bool) -> None:
+    """Whoever leaves takes no other along, and a failure is asked about again."""
+    asked: list[str] = []
+
+    def attributes(action: str, request: dict[str, Any]) -> Any:
+        asked.append(action)
+        if fails and len(asked) == 1:
+            return 400, "AccessDenied"
+        return {"Attributes": {"MaximumMessageSize": "2048"}}
+
+    async with scripted(attributes) as (sqs, _):
+        client = sqs.client()
+        queue = Queue(client, url=sqs.queue_url)
+        asking = [asyncio.ensure_future(queue.message_limit()) for _ in range(50)]
+        await asyncio.sleep(0)
+        asking[0].cancel()
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        again = await queue.message_limit()
+        await client.close()
+
+    kinds = {type(one).__name__ for one in found[1:]}
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert (kinds, again) == ({"QueueUnavailable" if fails else "int"}, 2048)
+    assert len(asked) == 1 + fails

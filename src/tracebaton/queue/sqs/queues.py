@@ -2,6 +2,7 @@
 One queue, by URL or by name.
 """
 
+import asyncio
 from collections.abc import Mapping
 
 from tracebaton.queue.sqs.calls import Sqs
@@ -20,6 +21,7 @@ class Queue:
         self._url = url
         self.name = name or (url or "").rstrip("/").rsplit("/", 1)[-1]
         self._limit: int | None = None
+        self._asking: asyncio.Future[Mapping[str, str]] | None = None
 
     @property
     def fifo(self) -> bool:
@@ -39,6 +41,13 @@ class Queue:
     async def message_limit(self) -> int:
         """Return the bytes a message may have, body and attributes together."""
         if self._limit is None:
-            attributes = await self.attributes()
+            attributes = await self._asked_once()
             self._limit = int(attributes.get("MaximumMessageSize", MESSAGE_LIMIT))
         return self._limit
+
+    async def _asked_once(self) -> Mapping[str, str]:
+        """Return the attributes by one call for all who wait: at a start that may be hundreds."""
+        asking = self._asking
+        if asking is None or asking.done() or asking.get_loop() is not asyncio.get_running_loop():
+            asking = self._asking = asyncio.ensure_future(self.attributes())
+        return await asyncio.shield(asking)
