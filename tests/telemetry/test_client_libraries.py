@@ -7,9 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import asyncpg
@@ -23,6 +21,7 @@ import sqlalchemy
 import urllib3
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from neighbour import Neighbour, running_neighbour
 from opentelemetry import propagate
 from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
 from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
@@ -198,42 +197,11 @@ def test_psycopg(pipelines: Any, otlp: OtlpReceiver, postgres: str) -> None:
     assert CANARY.encode() not in b"".join(body for _, _, body in otlp.requests)
 
 
-class Host:
-    """A server that notes which headers of ours came under which of its names."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, set[str]]] = []
-        seen = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"] or 0))
-                name = self.headers["Host"].partition(":")[0]
-                seen.told.append((name, TOLD & {key.lower() for key in self.headers}))
-                self.send_response(400)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def url(self, name: str) -> str:
-        return f"http://{name}:{self._server.server_address[1]}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
-def host() -> Iterator[Host]:
-    server = Host()
-    yield server
-    server.close()
+def host() -> Iterator[Neighbour]:
+    """Run a server that refuses, and notes what it is told."""
+    with running_neighbour(status=400) as neighbour:
+        yield neighbour
 
 
 def _dynamodb(url: str) -> None:
@@ -259,7 +227,7 @@ CALLS: dict[str, Callable[[str], Any]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_only_listed_hosts_learn_of_the_trace(pipelines: Any, host: Host, name: str) -> None:
+def test_only_listed_hosts_learn_of_the_trace(pipelines: Any, host: Neighbour, name: str) -> None:
     """Neither traceparent nor X-Ray's header nor baggage leaves for another one."""
     telemetry = pipelines(
         {
@@ -272,16 +240,17 @@ def test_only_listed_hosts_learn_of_the_trace(pipelines: Any, host: Host, name: 
             CALLS[name](host.url(to))
 
     listed = {"x-amzn-trace-id"} if name == "botocore" else {"traceparent", "baggage"}
-    assert host.told == [("localhost", listed), ("127.0.0.1", set())]
+    told = [(to, set(headers)) for to, headers in host.told(TOLD)]
+    assert told == [("localhost", listed), ("127.0.0.1", set())]
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_by_default_the_trace_goes_everywhere_and_baggage_nowhere(
-    pipelines: Any, host: Host, name: str
+    pipelines: Any, host: Neighbour, name: str
 ) -> None:
     """SPEC: traceparent to every host, the request store to none."""
     with instrumented(pipelines({}), name):
         CALLS[name](host.url("localhost"))
 
     trace = {"x-amzn-trace-id"} if name == "botocore" else {"traceparent"}
-    assert host.told == [("localhost", trace)]
+    assert [(to, set(headers)) for to, headers in host.told(TOLD)] == [("localhost", trace)]

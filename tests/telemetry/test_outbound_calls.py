@@ -1,13 +1,12 @@
 """What other hosts get of a trace, as real servers see it."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
+from neighbour import Neighbour, running_neighbour
 from opentelemetry import propagate
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 
@@ -16,46 +15,11 @@ from tracebaton.context import RequestStore, entered
 OURS = {"traceparent", "tracestate", "baggage", "sentry-trace"}
 
 
-class Seen:
-    """A server under two names of this machine that notes our headers and may send elsewhere."""
-
-    def __init__(self) -> None:
-        self.headers: list[tuple[str, dict[str, str]]] = []
-        self.redirect: str | None = None
-        seen = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                host = self.headers["Host"].partition(":")[0]
-                headers = {key.lower(): value for key, value in self.headers.items()}
-                seen.headers.append((host, {key: headers[key] for key in OURS & set(headers)}))
-                to, seen.redirect = seen.redirect, None
-                self.send_response(307 if to else 200)
-                if to:
-                    self.send_header("Location", to)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def url(self, host: str) -> str:
-        return f"http://{host}:{self._server.server_address[1]}/"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
-def seen() -> Iterator[Seen]:
-    server = Seen()
-    yield server
-    server.close()
+def seen() -> Iterator[Neighbour]:
+    """Run a server that notes our headers and may send elsewhere."""
+    with running_neighbour() as neighbour:
+        yield neighbour
 
 
 @contextmanager
@@ -79,7 +43,7 @@ def client(telemetry: Any) -> Iterator[httpx.Client]:
 
 @pytest.mark.parametrize("sampler", ["always_on", "always_off"])
 def test_a_redirect_takes_nothing_to_a_host_that_is_not_listed(
-    pipelines: Any, seen: Seen, sampler: str
+    pipelines: Any, seen: Neighbour, sampler: str
 ) -> None:
     """The client copies the first request's headers; sampled or not, they end at the border."""
     telemetry = pipelines(
@@ -93,21 +57,21 @@ def test_a_redirect_takes_nothing_to_a_host_that_is_not_listed(
     with client(telemetry) as http:
         http.get(seen.url("localhost"))
 
-    (first, ours), (second, theirs) = seen.headers
+    (first, ours), (second, theirs) = seen.told(OURS)
 
     assert (first, set(ours)) == ("localhost", {"traceparent", "baggage"})
     assert "u-1" in ours["baggage"]
     assert (second, theirs) == ("127.0.0.1", {})
 
 
-def test_a_redirect_leaves_the_baggage_behind(pipelines: Any, seen: Seen) -> None:
+def test_a_redirect_leaves_the_baggage_behind(pipelines: Any, seen: Neighbour) -> None:
     """By default the trace goes everywhere, the ids do not."""
     telemetry = pipelines({"TRACEBATON_PROPAGATE_BAGGAGE_TO": "localhost"})
     seen.redirect = seen.url("127.0.0.1")
     with client(telemetry) as http:
         http.get(seen.url("localhost"))
 
-    assert [set(headers) for _, headers in seen.headers] == [
+    assert [set(headers) for _, headers in seen.told(OURS)] == [
         {"traceparent", "baggage"},
         {"traceparent"},
     ]

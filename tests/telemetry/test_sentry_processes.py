@@ -2,17 +2,16 @@
 
 import asyncio
 import secrets
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
 from command import ended
+from neighbour import Neighbour, running_neighbour
 from sentry_stage import Asked, Shop, ids_of, shop_of
 
 from backends import normalize
@@ -20,39 +19,6 @@ from backends import normalize
 pytestmark = [pytest.mark.acceptance, pytest.mark.backends]
 
 SECRET = "canary-4f1b-secret"
-
-
-class Neighbour:
-    """Another host, under both of its names, that notes every header it is sent."""
-
-    def __init__(self) -> None:
-        self.requests: list[list[tuple[str, str]]] = []
-        neighbour = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                self.rfile.read(length)
-                neighbour.requests.append([(k.lower(), v) for k, v in self.headers.items()])
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            do_POST = do_GET  # noqa: N815  the server's name for it
-
-            def log_message(self, *args: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def url(self, host: str) -> str:
-        return f"http://{host}:{self._server.server_address[1]}/"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +38,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 @pytest.fixture
 def neighbour() -> Iterator[Neighbour]:
     """Run another host."""
-    server = Neighbour()
-    yield server
-    server.close()
+    with running_neighbour() as server:
+        yield server
 
 
 def test_a_route_below_mounts_has_its_whole_template(shop: Shop) -> None:
@@ -165,7 +130,7 @@ def test_another_host_is_told_of_one_trace(shop: Shop, neighbour: Neighbour, cli
         url = neighbour.url(host)
         asked = shop.ask("GET", f"/calls/{client}", params={"url": url})
         [event] = asked.transactions(1)
-        [headers] = neighbour.requests
+        [(_, headers)] = neighbour.requests
         told[host] = [
             key for key, _ in headers if key in {"traceparent", "sentry-trace", "baggage"}
         ]
