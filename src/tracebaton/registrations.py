@@ -25,7 +25,7 @@ class Registrations:
     """The half of an application that is there before it runs: it needs no settings."""
 
     def __init__(self) -> None:
-        self.registry = Registry()
+        self.registry: Registry = Registry()
         self.routes: list[tuple[str, Endpoint, Sequence[str]]] = []
         self.foreign_routes: list[ForeignRoute] = []
         self.sample_rates: dict[str, float] = {}

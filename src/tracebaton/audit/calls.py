@@ -43,9 +43,9 @@ class Method:
             function: Whose kind and parameters the wrapper has.
             always: Each call comes from outside: the object itself calls another one.
         """
-        self.service = redact_text(service)
-        self.name = name
-        self.function = function
+        self.service: str = redact_text(service)
+        self.name: str = name
+        self.function: Callable[..., Any] = function
         self._always = always
         self._parameters = Parameters(function, skip=1)
 
@@ -78,10 +78,10 @@ class Call:
         self._method = method
         self._receiver = receiver
         self._started = time.perf_counter()
-        self.items = 0
+        self.items: int = 0
         self._token: Token[object]
-        self.steps = False
-        self.over = False
+        self.steps: bool = False
+        self.over: bool = False
         self.result: Any = None
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from tracebaton.errors import ConfigurationError, TracebatonError
 
 __all__ = ["main"]
 
-command = typer.Typer(
+command: typer.Typer = typer.Typer(
     name="tracebaton",
     help="One trace, one request store, one log schema and one error story from API to SQS worker.",
     no_args_is_help=True,

@@ -26,7 +26,7 @@ class Api:
     def __init__(self, url: str | None, key: str | None) -> None:
         """Speak to *url* with *key*, by default to those of the settings, or of `dev`."""
         settings = running.settings()
-        self.url = (url or settings.api_url).rstrip("/")
+        self.url: str = (url or settings.api_url).rstrip("/")
         chosen = key or settings.api_key
         headers = {"authorization": f"Bearer {chosen}"} if chosen else {}
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT)

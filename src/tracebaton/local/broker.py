@@ -40,7 +40,7 @@ class Broker:
         self._queues: dict[str, Queue] = {}
         self._deleted: dict[str, float] = {}
         self._alarms = Alarms()
-        self.moves = Moves(self._clock, self._alarms, self.find)
+        self.moves: Moves = Moves(self._clock, self._alarms, self.find)
 
     def create(
         self, name: str, given: Mapping[str, str], tags: Mapping[str, str] | None = None

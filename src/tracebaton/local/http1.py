@@ -79,7 +79,7 @@ class Exchange:
 
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
-        self.answered = False
+        self.answered: bool = False
         self.cancel: Callable[[], None] | None = None
 
     def alive(self) -> bool:

@@ -53,8 +53,8 @@ class LocalSqs:
         self._host = loopback(host)
         self._port = port
         self._clock = clock or SystemClock()
-        self.broker = Broker(self._clock)
-        self.faults = Faults(ACTIONS)
+        self.broker: Broker = Broker(self._clock)
+        self.faults: Faults = Faults(ACTIONS)
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None

@@ -19,7 +19,7 @@ class Stock:
     __slots__ = ("_ages", "_messages", "delayed", "in_flight", "line")
 
     def __init__(self, line: Line) -> None:
-        self.line = line
+        self.line: Line = line
         self.delayed: Timetable[Message] = Timetable()
         self.in_flight: Timetable[Message] = Timetable()
         self._ages: Timetable[Message] = Timetable()

@@ -22,12 +22,12 @@ class Befallen:
     __slots__ = ("_injected_by_queue", "_verdicts", "calls", "fault", "id", "injected", "order")
 
     def __init__(self, fault_id: str, fault: Fault, injected_by_queue: Counter[str | None]) -> None:
-        self.id = fault_id
-        self.fault = fault
+        self.id: str = fault_id
+        self.fault: Fault = fault
         self._verdicts = Random(fault.seed)
-        self.order = Random(fault.seed)
-        self.calls = 0
-        self.injected = 0
+        self.order: Random = Random(fault.seed)
+        self.calls: int = 0
+        self.injected: int = 0
         self._injected_by_queue = injected_by_queue
 
     def due(self) -> bool:
@@ -60,13 +60,17 @@ class Strike:
     __slots__ = ("_parts", "delay_after", "delay_before", "end_after", "end_before", "queue")
 
     def __init__(self, befallen: Sequence[Befallen], queue: str | None) -> None:
-        self.queue = queue
+        self.queue: str | None = queue
         self._parts = [one for one in befallen if one.fault.of_parts]
         due = [one for one in befallen if not one.fault.of_parts and one.due()]
         before = [one for one in due if not one.fault.after]
+        self.delay_before: float
+        self.end_before: Fault | None
         self.delay_before, self.end_before = self._course(before)
         # What never has an effect has no answer that could be lost.
         after = [one for one in due if one.fault.after and self.end_before is None]
+        self.delay_after: float
+        self.end_after: Fault | None
         self.delay_after, self.end_after = self._course(after)
 
     def arrive(self, queue: Queue) -> None:

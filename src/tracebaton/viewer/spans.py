@@ -25,7 +25,7 @@ from tracebaton.viewer.taskqueries import TaskQuery
 
 __all__ = ["Limits", "SpanStore", "TaskQuery", "TraceQuery"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 #: Seconds a read waits for what was accepted before it.
 SETTLE_SECONDS: Final = 1.0
