@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tracebaton.doctor.finding import Finding
+from tracebaton.doctor.finding import Finding, no_api
 from tracebaton.errors import TracebatonError
 from tracebaton.redaction import redact_url
 from tracebaton.runtime import task_store
 from tracebaton.settings import Settings
 from tracebaton.tasks.sqlite import SqliteTaskStore
 from tracebaton.telemetry.otlp import reach
+from tracebaton.telemetry.sentry.address import address
 from tracebaton.telemetry.sinks import traces_endpoint
 
 __all__ = ["Clock", "api", "otlp", "sentry", "sqs_time", "store", "viewer"]
@@ -87,9 +88,7 @@ async def api(settings: Settings, http: httpx.AsyncClient, clock: Clock) -> Find
     try:
         answer = await http.get(f"{url}/readyz", timeout=_TIMEOUT)
     except httpx.HTTPError as exc:
-        said = f"{url} does not answer ({type(exc).__name__})"
-        remedy = "Start `tracebaton api`, or name the right one by --api."
-        return Finding(check="api", state="failed", said=said, remedy=remedy)
+        return no_api("api", url, exc)
     clock.note("the API", answer.headers)
     if answer.status_code == httpx.codes.OK:
         return Finding(check="api", state="ok", said=f"{url} is ready")
@@ -114,20 +113,11 @@ async def sentry(settings: Settings, http: httpx.AsyncClient, clock: Clock) -> F
     """Send Sentry a report of nothing discarded: it costs no quota and shows up nowhere."""
     if settings.sentry_dsn is None:
         return Finding(check="sentry", state="skipped", said="SENTRY_DSN is not set")
-    dsn = urlsplit(settings.sentry_dsn)
-    path, _, project = dsn.path.rpartition("/")
-    host = f"{dsn.hostname}:{dsn.port}" if dsn.port else str(dsn.hostname)
-    url = f"{dsn.scheme}://{host}{path}/api/{project}/envelope/"
+    host, project, url, headers = address(settings.sentry_dsn, client="tracebaton-doctor/1")
     report = f'{{"timestamp": {time.time():.0f}, "discarded_events": []}}'
     content = f'{{}}\n{{"type": "client_report", "length": {len(report)}}}\n{report}\n'
-    key = f"Sentry sentry_version=7, sentry_client=tracebaton-doctor/1, sentry_key={dsn.username}"
     try:
-        answer = await http.post(
-            url,
-            content=content.encode(),
-            headers={"content-type": "application/x-sentry-envelope", "x-sentry-auth": key},
-            timeout=_TIMEOUT,
-        )
+        answer = await http.post(url, content=content.encode(), headers=headers, timeout=_TIMEOUT)
     except httpx.HTTPError as exc:
         said = f"{host} does not answer ({type(exc).__name__})"
         remedy = "Check the DSN's host, the network and the proxy."

@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 
 from tracebaton import semconv
-from tracebaton.doctor.finding import Finding
+from tracebaton.doctor.finding import Finding, no_api
 from tracebaton.errors import NotFound, TracebatonError
 from tracebaton.settings import Settings
 from tracebaton.tasks import ENDED, PROBE
@@ -110,10 +110,7 @@ async def _asked(
     try:
         return await http.request(method, url + path, headers=headers, timeout=_TIMEOUT, **options)
     except httpx.HTTPError as exc:
-        said = f"{url} does not answer ({type(exc).__name__})"
-        remedy = "Start `tracebaton api`, or name the right one by --api."
-        finding = Finding(check="probe", state="failed", said=said, remedy=remedy)
-        raise _Unwell(finding) from exc
+        raise _Unwell(no_api("probe", url, exc)) from exc
 
 
 def _problem(answer: httpx.Response) -> str:
