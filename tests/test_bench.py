@@ -137,6 +137,7 @@ def test_the_long_bench_measures() -> None:
         ("get", "bare", "rps_1"),
         ("events", "ours", "rps_1"),
         ("listeners", "ours", "memory_mib"),
+        ("alone", "ours", "loop_us"),
     ],
 )
 def test_http_bench_measures(part: str, row: str, figure: str, tmp_path: Path) -> None:
