@@ -44,11 +44,16 @@ def header(context: Context, sentry: Sequence[tuple[str, str]]) -> str:
 
     Our own members come first, then Sentry's, then foreign ones.
     """
+    own, foreign = _store_members(context), _foreign_members(context)
+    if not sentry and not foreign and len(own) <= _MEMBERS:  # most messages
+        text = ",".join(own)
+        if len(text) <= _BYTES:
+            return text
     return _fit(
-        [[member] for member in _store_members(context)],
+        [[member] for member in own],
         # Half a dynamic sampling context would be read as another one.
         [[f"{key}={quote(value, safe=':')}" for key, value in sentry]],
-        [[member] for member in _foreign_members(context)],
+        [[member] for member in foreign],
     )
 
 
@@ -94,12 +99,13 @@ def with_foreign(context: Context, members: Iterable[Member]) -> Context:
 
 def _store_members(context: Context) -> list[str]:
     store = in_context(context)
-    own = {
-        BAGGAGE_CORRELATION_ID: store.correlation_id,
-        BAGGAGE_USER_ID: store.user_id,
-        BAGGAGE_TASK_ID: store.task_id,
-    } | {BAGGAGE_PREFIX + name: value for name, value in custom_fields(store).items()}
-    members = (encode_member(key, value) for key, value in own.items() if value is not None)
+    own = [
+        (BAGGAGE_CORRELATION_ID, store.correlation_id),
+        (BAGGAGE_USER_ID, store.user_id),
+        (BAGGAGE_TASK_ID, store.task_id),
+        *((BAGGAGE_PREFIX + name, value) for name, value in custom_fields(store).items()),
+    ]
+    members = [encode_member(key, value) for key, value in own if value is not None]
     return [member for member in members if member is not None]
 
 

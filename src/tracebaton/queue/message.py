@@ -102,8 +102,10 @@ class Outgoing:
     @property
     def size(self) -> int:
         """Return what counts toward the limit: body, and attribute names, types and values."""
-        beside = sum(attribute_size(name, value) for name, value in self.attributes.items())
-        return byte_size(self.body) + beside
+        size = byte_size(self.body)
+        for name, value in self.attributes.items():
+            size += attribute_size(name, value)
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +130,11 @@ def byte_size(text: str) -> int:
 
 def attribute_size(name: str, value: str | Attribute) -> int:
     """Return what the attribute counts toward a message's size."""
-    kind, content = ("String", value) if isinstance(value, str) else (value.type, value.value)
+    if isinstance(value, str):
+        return byte_size(name) + len("String") + byte_size(value)
+    content = value.value
     size = len(content) if isinstance(content, bytes) else byte_size(content)
-    return byte_size(name) + byte_size(kind) + size
+    return byte_size(name) + byte_size(value.type) + size
 
 
 def received(document: Mapping[str, Any]) -> Received:
@@ -164,6 +168,7 @@ def request_entry(message: Outgoing) -> dict[str, Any]:
 
 
 def _wire(value: str | Attribute) -> dict[str, Any]:
-    attribute = Attribute("String", value) if isinstance(value, str) else value
-    field_name = "BinaryValue" if isinstance(attribute.value, bytes) else "StringValue"
-    return {"DataType": attribute.type, field_name: attribute.value}
+    if isinstance(value, str):
+        return {"DataType": "String", "StringValue": value}
+    field_name = "BinaryValue" if isinstance(value.value, bytes) else "StringValue"
+    return {"DataType": value.type, field_name: value.value}
