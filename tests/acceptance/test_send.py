@@ -73,6 +73,21 @@ def test_a_task_is_sent_awaited_and_listed(shop: Shop) -> None:
     assert [line.split()[1:3] for line in failed[1][1:]] == [["order", "failed"]]
 
 
+def test_one_task_is_shown_with_how_it_ended(shop: Shop) -> None:
+    """By its id, as text and as the whole resource."""
+    good, bad = (
+        json.loads(shop.run("send", "order", f'{{"item": "{item}"}}', "--wait", "--json")[1][0])
+        for item in ("book", "closed")
+    )
+    shown, refused = (shop.run("tasks", task["task_id"]) for task in (good, bad))
+    whole = shop.run("tasks", bad["task_id"], "--json")
+
+    assert (shown[0], shown[1][1].split()[:3]) == (0, [good["task_id"], "order", "succeeded"])
+    assert json.loads("".join(shown[1][2:])) == good["result"]
+    assert (refused[0], refused[1][2]) == (0, "rejected: The shop is closed.")
+    assert json.loads(whole[1][0]) == bad
+
+
 def test_a_terminal_shows_how_far_an_awaited_task_is(shop: Shop) -> None:
     """On stderr, so that the JSON on stdout stays a document."""
     ours, theirs = pty.openpty()
@@ -103,7 +118,8 @@ def test_what_goes_wrong_is_one_line(shop: Shop) -> None:
     refused = [
         (shop.run("send", "order", "{"), 2, "no JSON document"),
         (shop.run("send", "order", '{"seconds": "long"}'), 1, "/seconds"),
-        (shop.run("send", "fax", "{}"), 1, "404"),
+        (shop.run("send", "fax", "{}"), 1, "/docs has those there are"),
+        (shop.run("tasks", "t-none"), 1, "404"),
         (shop.run("tasks", "--status", "done"), 1, "/status"),
         (shop.run("tasks", TRACEBATON_API_KEY="x"), 1, "TRACEBATON_API_KEY"),
         (shop.run("tasks", TRACEBATON_API_URL="http://127.0.0.1:9"), 1, "cannot be reached"),

@@ -41,7 +41,12 @@ class Api:
         """Submit a task and return what the API answered; *key* is its Idempotency-Key."""
         headers = {} if key is None else {"idempotency-key": key}
         path = f"/v1/tasks/{quote(task_type, safe='')}"
-        return self._asked("POST", path, json=data, headers=headers)
+        types = f"{self.url}/docs has those there are"
+        return self._asked("POST", path, missing=types, json=data, headers=headers)
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        """Return the task as it is now."""
+        return self._asked("GET", f"/v1/tasks/{quote(task_id, safe='')}")
 
     def wait(
         self, task_id: str, *, tell: Callable[[dict[str, Any]], None] = lambda task: None
@@ -49,7 +54,7 @@ class Api:
         """Return the task once it has ended; *tell* hears of it at each look."""
         pause = _SOON
         while True:
-            task = self._asked("GET", f"/v1/tasks/{quote(task_id, safe='')}")
+            task = self.task(task_id)
             tell(task)
             if task.get("status") in ENDED:
                 return task
@@ -71,7 +76,10 @@ class Api:
             if cursor is None:
                 return
 
-    def _asked(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    def _asked(
+        self, method: str, path: str, *, missing: str = "", **options: Any
+    ) -> dict[str, Any]:
+        """Return what the API answers; *missing* is said of a 404, to go on from there."""
         try:
             answer = self._http.request(method, path, **options)
             document = answer.json()
@@ -84,11 +92,12 @@ class Api:
             raise TracebatonError(f"What answers at {self.url} is no API of tracebaton.") from exc
         if answer.is_success and isinstance(document, dict):
             return document
-        raise TracebatonError(_problem(answer.status_code, document))
+        hint = missing if answer.status_code == httpx.codes.NOT_FOUND else ""
+        raise TracebatonError(_problem(answer.status_code, document, hint))
 
 
-def _problem(status: int, document: Any) -> str:
-    """Return what a problem document says, on one line."""
+def _problem(status: int, document: Any, hint: str) -> str:
+    """Return what a problem document says, on one line, with *hint* where there is one."""
     found = document if isinstance(document, dict) else {}
     parts = [f"{status} {printable(found.get('detail', ''))}"]
     parts += [
@@ -98,6 +107,7 @@ def _problem(status: int, document: Any) -> str:
     ]
     if status == 401:
         parts.append("--key or TRACEBATON_API_KEY says who you are")
+    parts += [hint] if hint else []
     if correlation_id := found.get("correlation_id"):
         parts.append(f"correlation id {printable(correlation_id)}")
     return "; ".join(part.strip() for part in parts)

@@ -1,4 +1,4 @@
-"""``send`` and ``tasks``: submit a task, and list them, over the API."""
+"""``send`` and ``tasks``: submit a task, list them, look at one, over the API."""
 
 import json
 import sys
@@ -55,6 +55,9 @@ def send(
 
 
 def tasks(
+    task_id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="One task, with its result or its error.")
+    ] = None,
     status: Annotated[
         str | None,
         typer.Option(help="queued, running, succeeded, failed, dead or cancelled."),
@@ -66,9 +69,13 @@ def tasks(
     key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """List your tasks, the newest first."""
+    """List your tasks, the newest first, or show one."""
     from tracebaton.cli.api import Api
 
+    if task_id is not None:
+        with Api(api, key) as client:
+            _show(client.task(task_id), as_json=as_json)
+        return
     wanted = {"status": status, "type": task_type}
     query = {name: value for name, value in wanted.items() if value is not None}
     with Api(api, key) as client:
@@ -77,6 +84,14 @@ def tasks(
         print_json(found)
     else:
         print_table(found, _COLUMNS)
+
+
+def _show(task: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(task)
+        return
+    print_table([task], _COLUMNS)
+    _print_outcome(task)
 
 
 @contextmanager
@@ -102,9 +117,15 @@ def _bar(task_type: str) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 def _print_task(task: dict[str, Any]) -> None:
-    from tracebaton.terminal import printable, printable_lines
+    from tracebaton.terminal import printable
 
     print(f"{printable(task['task_id'])}  {printable(task['status'])}")
+    _print_outcome(task)
+
+
+def _print_outcome(task: dict[str, Any]) -> None:
+    from tracebaton.terminal import printable, printable_lines
+
     if task.get("result") is not None:
         print(printable_lines(json.dumps(task["result"], indent=2, ensure_ascii=False)))
     if error := task.get("error"):
