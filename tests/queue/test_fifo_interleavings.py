@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from opentelemetry.trace import NoOpTracer
+from sqs_client import sqs_client
 
 from tracebaton.context import current
 from tracebaton.errors import Reject
@@ -23,7 +24,7 @@ from tracebaton.propagation import Propagator
 from tracebaton.queue.producer import Producer
 from tracebaton.queue.receiver import PARKED_SECONDS
 from tracebaton.queue.retry import RetryPolicy
-from tracebaton.queue.sqs import Queue, Sqs, SqsAccess
+from tracebaton.queue.sqs import Queue, Sqs
 from tracebaton.queue.worker import Worker
 from tracebaton.tasks import Registry, TaskType
 from tracebaton.tasks.sqlite import SqliteTaskStore
@@ -110,9 +111,8 @@ class World:
         attributes = {"FifoQueue": "true", "RedrivePolicy": json.dumps(policy)}
         self.url = self.local.create_queue("tasks.fifo", attributes)
         self.registry.add(TaskType(name="note", model=Note, handler=self._handle))
-        self.access = SqsAccess(endpoint=self.local.url, region="us-east-1", anonymous=True)
         #: The connections of the workers; the sender uses the first ones.
-        self.doors = [Sqs(self.access), Sqs(self.access)]
+        self.doors = [sqs_client(self.local.url) for _ in range(2)]
 
     async def _handle(self, note: Note) -> None:
         run = Run(note.text, note.number, current().attempt or 0, asyncio.Future())
@@ -274,7 +274,7 @@ class World:
         assert len(leases) == len(groups), "two messages of one group were in hand"
         await (hand.kill() if kill else hand.stop(self.skip))
         if kill:
-            self.doors[self.doors.index(hand.sqs)] = Sqs(self.access)
+            self.doors[self.doors.index(hand.sqs)] = sqs_client(self.local.url)
         for group, deadline in groups.items():
             head = self.lines[group][0]
             head.held = head.again = False
