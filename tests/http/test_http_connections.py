@@ -17,6 +17,7 @@ from tracebaton.http import connections
 from tracebaton.http.app import create_app
 from tracebaton.http.body import read_json
 from tracebaton.http.connections import PatientProtocol
+from tracebaton.processes import serving as command_serving
 
 PIECE = b"x" * 10_000
 
@@ -211,3 +212,21 @@ async def _rest(reader: asyncio.StreamReader) -> bytes:
         return await reader.read()
     except ConnectionResetError:
         return b""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_an_answer_is_not_held_back_until_its_head_is_confirmed(host: str) -> None:
+    """The command's connections send at once; TCP would wait with the body, 40 ms as a rule."""
+    app = create_app(StoreService(None))
+    async with command_serving(app, host=host, port=0) as (url, server):
+        port = int(url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        (connection,) = server.server_state.connections
+        held = connection.transport.get_extra_info("socket")
+        at_once = held.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
+
+    assert head.startswith(b"HTTP/1.1 200")
+    assert at_once
