@@ -58,9 +58,9 @@ DEEDS = {
     "exit": ("cli",),
     "sys.exit": ("cli",),
     "SystemExit": ("cli", "processes"),  # there it is caught: uvicorn raises it
-    "os.environ": ("settings.environment",),
-    "os.getenv": ("settings.environment",),
-    "os.putenv": ("settings.environment",),
+    "os.environ": ("settings.settings",),
+    "os.getenv": ("settings.settings",),
+    "os.putenv": ("settings.settings",),
 }
 #: Names that say nothing of what a module is for.
 VAGUE = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc"}

@@ -6,8 +6,12 @@ The only package that reads the environment. Standard names come first (``OTEL_*
 values stop the start with one line that names every bad variable.
 """
 
-from tracebaton.settings.environment import child_environment, prefer_stable_http_conventions
-from tracebaton.settings.settings import ENVIRONMENT, Settings
+from tracebaton.settings.settings import (
+    ENVIRONMENT,
+    Settings,
+    child_environment,
+    prefer_stable_http_conventions,
+)
 from tracebaton.settings.telemetry import ALL_INSTALLED, INSTRUMENTATIONS, SAMPLERS
 from tracebaton.settings.values import QueueSetting
 

@@ -1,5 +1,10 @@
-"""Everything that can be configured, in one frozen value."""
+"""
+Everything that can be configured, in one frozen value, and where it comes from.
 
+The only module that reads or changes the environment.
+"""
+
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
@@ -10,16 +15,17 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from tracebaton.errors import ConfigurationError
-from tracebaton.settings import environment
 from tracebaton.settings.http import HttpSettings
 from tracebaton.settings.queues import QueueSettings
 from tracebaton.settings.telemetry import TelemetrySettings
 from tracebaton.settings.values import Contradiction, HttpUrl
 
-__all__ = ["ENVIRONMENT", "Settings"]
+__all__ = ["ENVIRONMENT", "Settings", "child_environment", "prefer_stable_http_conventions"]
 
 #: What the names of our own variables begin with.
 _OURS = "TRACEBATON_"
+#: Whose variables the settings name, or the libraries read that they are for.
+_PREFIXES = ("AWS_", "OTEL_", "SENTRY_", "TRACEBATON_")
 #: A table's name as DynamoDB has it (API reference, CreateTable).
 _TABLE = re.compile(r"dynamodb://[A-Za-z0-9_.-]{3,255}")
 
@@ -58,7 +64,9 @@ class Settings(HttpSettings, QueueSettings, TelemetrySettings):
         Raises:
             ConfigurationError: Names every bad variable, in one line.
         """
-        values = environment.read() if environ is None else environ
+        if environ is None:
+            _forget_empty()
+        values = os.environ if environ is None else environ
         given = {name: text for name, value in values.items() if (text := value.strip())}
         problems: list[str] = []
         bad: set[str] = set()
@@ -109,6 +117,33 @@ def _unknown(names: Iterable[str]) -> dict[str, str | None]:
 ENVIRONMENT: Mapping[str, str] = {
     name: str(field.alias) for name, field in Settings.model_fields.items()
 }
+
+
+def child_environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Return this process's environment with *changes* for a child; None leaves a name as it is."""
+    return dict(os.environ) | {name: value for name, value in changes.items() if value is not None}
+
+
+def prefer_stable_http_conventions() -> None:
+    """
+    Choose the stable HTTP conventions unless the environment says otherwise.
+
+    The instrumentation reads this variable once a process, at the first instrumented app, and still
+    defaults to the old names (opentelemetry-specification, HTTP migration plan).
+    """
+    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
+
+
+def _forget_empty() -> None:
+    """
+    Take empty variables out of the environment.
+
+    OpenTelemetry and botocore read many by themselves, and some do not take an empty one for an
+    unset one: an empty ``AWS_PROFILE``, as compose files pass it on, is a profile of no name.
+    """
+    for name in [name for name in os.environ if name.startswith(_PREFIXES)]:
+        if not os.environ[name].strip():
+            del os.environ[name]
 
 
 def _lines(exc: ValidationError) -> list[str]:
