@@ -77,27 +77,17 @@ async def run_dev(
     async with AsyncExitStack() as stack:
         on_signals(stop.set)
         sqs = await stack.enter_async_context(_sqs(options))
-        policy = {"deadLetterTargetArn": "", "maxReceiveCount": str(settings.max_attempts)}
-        _create_queues(sqs, settings, policy)
+        _create_queues(sqs, settings)
         viewer = None
         if options.viewer:
             viewer_port = _port("127.0.0.1", options.viewer_port, "viewer")
             viewer = await stack.enter_async_context(_served(options.data, viewer_port))
-        places = {
-            "AWS_ENDPOINT_URL_SQS": sqs.url,
-            "TRACEBATON_QUEUE_URL": sqs.queue_url(QUEUE),
-            "TRACEBATON_DLQ_URL": sqs.queue_url(DLQ),
-            "TRACEBATON_QUARANTINE_URL": sqs.queue_url(QUARANTINE),
-            "TRACEBATON_DATA": str(options.data),
-            "TRACEBATON_VIEWER_URL": viewer,
+        places = _places(sqs, options.data, viewer)
+        style = {
+            "TRACEBATON_STOP_WITH_STDIN": "1",
+            "TRACEBATON_LOG_FORMAT": settings.log_format or ("pretty" if pretty else "json"),
         }
-        environment = child_environment(
-            places
-            | {
-                "TRACEBATON_STOP_WITH_STDIN": "1",
-                "TRACEBATON_LOG_FORMAT": settings.log_format or ("pretty" if pretty else "json"),
-            }
-        )
+        environment = child_environment(places | style)
         port = _port(options.host, options.port, "api")
         # The exit stack runs backwards: worker first here, so that the API stops first.
         lines = Out(out)
@@ -107,18 +97,33 @@ async def run_dev(
         if ready is None:
             return
         stack.enter_context(_told(options.data, {**places, "TRACEBATON_API_URL": ready["api"]}))
-        announce(
-            {
-                "event": "dev.ready",
-                "api": ready["api"],
-                "sqs": sqs.url,
-                "queue_url": sqs.queue_url(QUEUE),
-                "dlq_url": sqs.queue_url(DLQ),
-                "store": ready["store"],
-                "viewer": viewer,
-            }
-        )
+        announce(_said(ready, sqs, viewer))
         await _until_over(api, worker, stop, fail)
+
+
+def _places(sqs: LocalSqs, data: Path, viewer: str | None) -> dict[str, str | None]:
+    """Return the variables that say where everything is."""
+    return {
+        "AWS_ENDPOINT_URL_SQS": sqs.url,
+        "TRACEBATON_QUEUE_URL": sqs.queue_url(QUEUE),
+        "TRACEBATON_DLQ_URL": sqs.queue_url(DLQ),
+        "TRACEBATON_QUARANTINE_URL": sqs.queue_url(QUARANTINE),
+        "TRACEBATON_DATA": str(data),
+        "TRACEBATON_VIEWER_URL": viewer,
+    }
+
+
+def _said(ready: Mapping[str, Any], sqs: LocalSqs, viewer: str | None) -> dict[str, Any]:
+    """Return the ready event of all, out of the API's."""
+    return {
+        "event": "dev.ready",
+        "api": ready["api"],
+        "sqs": sqs.url,
+        "queue_url": sqs.queue_url(QUEUE),
+        "dlq_url": sqs.queue_url(DLQ),
+        "store": ready["store"],
+        "viewer": viewer,
+    }
 
 
 async def run_viewer(*, port: int, data: Path, announce: Announce) -> None:
@@ -161,10 +166,13 @@ async def _sqs(options: DevOptions) -> AsyncIterator[LocalSqs]:
         raise ConfigurationError(f"--sqs-port: {port} cannot be used: {exc}") from exc
 
 
-def _create_queues(sqs: LocalSqs, settings: Settings, policy: dict[str, str]) -> None:
+def _create_queues(sqs: LocalSqs, settings: Settings) -> None:
     sqs.create_queue(DLQ, {"MessageRetentionPeriod": "1209600"})
     sqs.create_queue(QUARANTINE, {"MessageRetentionPeriod": "1209600"})
-    policy["deadLetterTargetArn"] = f"arn:aws:sqs:us-east-1:000000000000:{DLQ}"
+    policy = {
+        "deadLetterTargetArn": f"arn:aws:sqs:us-east-1:000000000000:{DLQ}",
+        "maxReceiveCount": str(settings.max_attempts),
+    }
     sqs.create_queue(
         QUEUE,
         {
