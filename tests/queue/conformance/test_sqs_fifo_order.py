@@ -202,11 +202,13 @@ def test_delay_of_the_queue_holds(sqs):
     url = sqs.create_fifo({**CONTENT_BASED, "DelaySeconds": "1"})
     fill(sqs, url, "a1", "a2")
 
-    before = sqs.receive(url)
-    after = bodies(sqs.receive_after(1, url))
-    after += bodies(sqs.receive(url))
+    before, after = sqs.receive(url), []
+    for _ in range(2):  # each counts its delay from its own send: the first one may come alone
+        (message,) = sqs.receive_after(1, url, MaxNumberOfMessages=1)
+        sqs.delete(url, message)
+        after.append(message)
 
-    assert (before, after) == ([], ["a1", "a2"])
+    assert (before, bodies(after)) == ([], ["a1", "a2"])
 
 
 def test_delay_of_a_message_is_refused(sqs, url):
