@@ -116,10 +116,10 @@ class TracebatonError(Exception):
             errors: ``{"pointer", "detail"}`` entries of RFC 9457 validation problems.
             headers: Response headers this problem needs, for example ``Allow``.
         """
-        self.detail = detail if detail is not None else default_detail(type(self))
-        self.retry_after = retry_after
-        self.errors = tuple(errors)
-        self.headers = dict(headers or {})
+        self.detail: str = detail if detail is not None else default_detail(type(self))
+        self.retry_after: float | None = retry_after
+        self.errors: tuple[Mapping[str, str], ...] = tuple(errors)
+        self.headers: dict[str, str] = dict(headers or {})
         super().__init__(self.detail)
 
 
@@ -401,7 +401,7 @@ class Reject(TaskSignal):
             code: A machine-readable code of yours in place of ``rejected``.
         """
         super().__init__(reason)
-        self.reason_code = code or type(self).code
+        self.reason_code: str = code or type(self).code
 
 
 class HandlerTimeout(TaskSignal):

@@ -34,7 +34,7 @@ __all__ = ["ChatReply", "ChatRequest", "app"]
 #: Seconds a model may take; below the deadline, so that a slow one is a clear error of its own.
 _MODEL_TIMEOUT = 50.0
 
-app = Tracebaton()
+app: Tracebaton = Tracebaton()
 
 
 class ChatRequest(BaseModel):

@@ -115,34 +115,34 @@ class Exchange:
 
     def __init__(self, scope: Scope, *, route: str | None, headers: Headers | None = None) -> None:
         """Begin with *scope*, in the context that is current now."""
-        self.too_large = headers is not None and headers.too_large
-        self.garbled = headers is not None and headers.garbled
+        self.too_large: bool = headers is not None and headers.too_large
+        self.garbled: bool = headers is not None and headers.garbled
         self.kind: str = scope["type"]
         # A WebSocket begins as a GET (RFC 6455, 4.1) and ASGI does not say so.
         self.method: str = scope.get("method", "GET")
         self.path: str = scope["path"]
         client: Sequence[object] | None = scope.get("client")
-        self.client = str(client[0]) if client else None
-        self.route = route
+        self.client: str | None = str(client[0]) if client else None
+        self.route: str | None = route
         # A server that is told of a prefix writes it before the path (ASGI, root_path).
-        self.below = self.path.removeprefix(scope.get("root_path", ""))
-        self.quiet = self.below in QUIET_PATHS
+        self.below: str = self.path.removeprefix(scope.get("root_path", ""))
+        self.quiet: bool = self.below in QUIET_PATHS
         self._began = time.perf_counter()
-        self.context = otel.get_current()
+        self.context: otel.Context = otel.get_current()
         self.span: trace.Span = trace.INVALID_SPAN
         self.status: int | None = None
-        self.bytes_sent = 0
-        self.complete = False
-        self.ended_ns = 0
-        self.entered = False
-        self.disconnected = False
+        self.bytes_sent: int = 0
+        self.complete: bool = False
+        self.ended_ns: int = 0
+        self.entered: bool = False
+        self.disconnected: bool = False
         self.close_code: int | None = None
         self.handled: Exception | None = None
         self.failure: BaseException | None = None
         self.outcome: Outcome | None = None
         self.escaped: BaseException | None = None
         self.unsent: OSError | None = None
-        self.logged = False
+        self.logged: bool = False
         self._stream = False
         self._encoded = False
         self._trailers = False

@@ -99,7 +99,7 @@ class Clearing:
         Args:
             tell: Called after each batch, for a progress bar.
         """
-        self.tally = Tally()
+        self.tally: Tally = Tally()
         self._sqs = sqs
         self._queue = queue
         self._letters = letters

@@ -43,7 +43,7 @@ class ClientSpans:
         self._queue = queue_name
         self._receive = "receive" in kinds
         #: Whether deletes and changes of visibility have spans.
-        self.settles = "settle" in kinds
+        self.settles: bool = "settle" in kinds
 
     def received(self, count: int, seconds: float) -> None:
         """Record a poll that took *seconds* and brought *count* messages."""

@@ -77,7 +77,7 @@ class Delivery:
         self._unfit = Unfit(self._outcomes, quarantine)
         self._gatherers: dict[str, Gatherer] = {}
         #: False while messages come whose tasks are in another store than ours.
-        self.store_matches = True
+        self.store_matches: bool = True
 
     async def run(self, lease: Lease) -> Verdict:
         """Handle the message of *lease*; cancelling this discards the handler's result."""

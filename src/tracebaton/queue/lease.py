@@ -112,14 +112,14 @@ class Lease:
             visibility: Seconds that SQS keeps it invisible from then on.
             interval: Seconds until the first extension is due.
         """
-        self.message = message
-        self.received_at = received_at
+        self.message: Received = message
+        self.received_at: float = received_at
         #: Monotonic moment of the call that SQS confirmed last.
-        self.confirmed_at = received_at
+        self.confirmed_at: float = received_at
         #: Monotonic moment until which SQS keeps the message invisible, as far as confirmed.
-        self.deadline = received_at + visibility
+        self.deadline: float = received_at + visibility
         #: Monotonic moment of the next extension.
-        self.due = received_at + interval
+        self.due: float = received_at + interval
         self.state: State = "held"
         #: The extension that is on its way.
         self.beat: asyncio.Task[None] | None = None

@@ -48,7 +48,7 @@ class WorkerMeters:
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:
         """Measure with *meter_provider*, the global one by default, be it set now or later."""
         #: The instruments of the messaging conventions, which the producer has too.
-        self.messaging = MessagingMetrics(meter_provider)
+        self.messaging: MessagingMetrics = MessagingMetrics(meter_provider)
         self._meter = get_meter(SCOPE, meter_provider=meter_provider)
 
     def waited(self, queue: str, seconds: Mapping[str, float]) -> None:

@@ -44,7 +44,7 @@ class Pollers:
                 and 10 s.
         """
         self._polls = polls
-        self.receivers = [Receiver(polls) for _ in range(count)]
+        self.receivers: list[Receiver] = [Receiver(polls) for _ in range(count)]
         self._patience = 2 * polls.wait_seconds + _GRACE if patience is None else patience
         self._now = now
         self._tasks: dict[Receiver, asyncio.Task[None]] = {}

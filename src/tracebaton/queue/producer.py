@@ -84,7 +84,7 @@ class Producer:
         self._queue = queue
         self._registry = registry
         #: To be flushed before the store closes.
-        self.outbox = Outbox(store)
+        self.outbox: Outbox = Outbox(store)
         self._tracer = tracer or trace.get_tracer(SCOPE)
         self._propagator = propagator or installed()
         self._source = source

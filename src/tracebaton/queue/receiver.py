@@ -69,7 +69,7 @@ class Receiver:
         self._polls = polls
         self._failures = 0
         #: Whether the last receive brought half of what was asked for, or more.
-        self.busy = False
+        self.busy: bool = False
         #: Monotonic moment of the last receive that SQS answered, None before the first.
         self.answered_at: float | None = None
         #: Monotonic moment since which a receive is awaited, None while there is none on its way.

@@ -62,21 +62,23 @@ class Runtime:
         self._shared = (
             None if telemetry else standing(settings, role=role, sample_rates=sample_rates)
         )
-        self.telemetry = (
+        self.telemetry: Telemetry = (
             telemetry or self._shared or build(settings, role=role, sample_rates=sample_rates)
         )
-        self.service_name = str(self.telemetry.resource.attributes["service.name"])
-        self.sqs = Sqs(SqsAccess.of(settings))
-        self.queue = Queue(self.sqs, url=settings.queue_url, name=settings.queue_name)
+        self.service_name: str = str(self.telemetry.resource.attributes["service.name"])
+        self.sqs: Sqs = Sqs(SqsAccess.of(settings))
+        self.queue: Queue = Queue(self.sqs, url=settings.queue_url, name=settings.queue_name)
         #: What a worker receives from, by weight; tasks are sent to the first one.
-        self.queues = self._queues()
-        self.quarantine = (
+        self.queues: dict[Queue, int] = self._queues()
+        self.quarantine: Queue | None = (
             Queue(self.sqs, url=settings.quarantine_url) if settings.quarantine_url else None
         )
         self.dlq = Queue(self.sqs, url=settings.dlq_url) if settings.dlq_url else None
-        self.keys = MessageKeys(settings.message_keys) if settings.message_keys else None
+        self.keys: MessageKeys | None = (
+            MessageKeys(settings.message_keys) if settings.message_keys else None
+        )
         self.store: TaskStore | None = task_store(settings)
-        self.producer = Producer(
+        self.producer: Producer = Producer(
             self.sqs,
             self.queue,
             registry=registry,

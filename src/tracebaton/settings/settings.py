@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
@@ -39,7 +39,9 @@ class Settings(HttpSettings, QueueSettings, TelemetrySettings):
     default and its meaning stand in ``.env.example``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="ignore", allow_inf_nan=False
+    )
 
     _unknown: Mapping[str, str | None] = PrivateAttr(default_factory=dict)
 

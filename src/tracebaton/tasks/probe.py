@@ -3,7 +3,7 @@ The probe: a task type that every application has, so that ``tracebaton doctor``
 way without a handler of the user's having run.
 """
 
-from typing import Final
+from typing import ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,7 +18,7 @@ PROBE: Final = "tracebaton.probe"
 class Probe(BaseModel):
     """Data of a probe: none."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
 def answer(probe: Probe) -> dict[str, str | int | None]:

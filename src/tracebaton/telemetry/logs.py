@@ -52,7 +52,7 @@ class LogPush:
             session = OwnHeaders({}, trust_env=False)
             self._add(OTLPLogExporter(endpoint=viewer, session=session), "viewer")
         service = str(resource.attributes["service.name"])
-        self.handler = OtlpLogHandler(self._provider, service=service)
+        self.handler: OtlpLogHandler = OtlpLogHandler(self._provider, service=service)
 
     def _add(self, exporter: LogRecordExporter, destination: str) -> None:
         export = _LogExport(exporter, destination=destination)

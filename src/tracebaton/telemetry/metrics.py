@@ -66,14 +66,14 @@ class Metrics:
         Raises:
             ConfigurationError: The extra for Prometheus is not installed.
         """
-        self.exposition = Exposition() if prometheus else None
+        self.exposition: Exposition | None = Exposition() if prometheus else None
         self._exporter = None if endpoint is None else _Exporter(endpoint)
         readers: list[MetricReader] = []
         if self._exporter is not None:
             readers.append(PeriodicExportingMetricReader(self._exporter))
         if self.exposition is not None:
             readers.append(self.exposition.reader)
-        self.provider = OwnMeterProvider(
+        self.provider: OwnMeterProvider = OwnMeterProvider(
             metric_readers=readers,
             resource=resource,
             views=[View(instrument_name=name, aggregation=DropAggregation()) for name in _WRONG],

@@ -2,6 +2,7 @@
 What a process has of telemetry while it runs: flushed, counted, and shut down within a deadline.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -82,13 +83,13 @@ class Telemetry:
         self.propagator = propagator
         self.resource = resource
         self.reporter: Reporter = NO_REPORTER if sentry is None else sentry.reporter
-        self.log_handler = None if logs is None else logs.handler
+        self.log_handler: logging.Handler | None = None if logs is None else logs.handler
         self._pipeline = pipeline
         self._exports = tuple(exports)
         self.sentry = sentry
         self._pushes = tuple(push for push in (logs, metering) if push is not None)
         self._metering = metering
-        self.meter_provider = meter_provider or metrics.get_meter_provider()
+        self.meter_provider: metrics.MeterProvider = meter_provider or metrics.get_meter_provider()
         self.asked: tuple[Settings, Role] | None = None
         self.rates = rates
         if pipeline is not None:

@@ -89,20 +89,20 @@ class Node(Generic[Scope]):
         incoming: tuple[tuple[str, str], ...],
         forget: Callable[[object], object],
     ) -> None:
-        self.span = weakref.ref(span, forget)
-        self.parent = parent
-        self.scope = scope
-        self.incoming = incoming
+        self.span: weakref.ref[Span] = weakref.ref(span, forget)
+        self.parent: Node[Scope] | None = parent
+        self.scope: Scope = scope
+        self.incoming: tuple[tuple[str, str], ...] = incoming
         #: The dynamic sampling context, frozen by whoever needs it first.
         self.members: tuple[tuple[str, str], ...] = ()
         self.spans: list[Ended] = []
         #: Spans that were below it and are not kept: they were too many.
-        self.lost = 0
-        self.ended = False
+        self.lost: int = 0
+        self.ended: bool = False
         #: Of a local root: it ended as an error.
-        self.failed = False
+        self.failed: bool = False
         thread = threading.current_thread()
-        self.thread = (thread.ident or 0, thread.name)
+        self.thread: tuple[int, str] = (thread.ident or 0, thread.name)
 
     @property
     def root(self) -> "Node[Scope]":

@@ -90,8 +90,8 @@ class Chaos:
                 can see what handlers did elsewhere.
         """
         self._check = check
-        self.progress = Progress()
-        self.journal = Journal(folder / "journal.jsonl")
+        self.progress: Progress = Progress()
+        self.journal: Journal = Journal(folder / "journal.jsonl")
         self._target = target
         self._plan = plan
         self._folder = folder

@@ -29,7 +29,7 @@ class StoreOutages:
         Args:
             mean_seconds: Between the end of an outage and the next one.
         """
-        self.count = 0
+        self.count: int = 0
         self._path = path
         self._mean = mean_seconds
         self._random = random

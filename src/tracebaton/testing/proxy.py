@@ -72,7 +72,7 @@ class FaultProxy(Listening):
             seed: Decides the order of what is reordered.
         """
         super().__init__(port=port)
-        self.faults = Faults(_ACTIONS)
+        self.faults: Faults = Faults(_ACTIONS)
         self.calls: Counter[str] = Counter()
         self._upstream = upstream.rstrip("/")
         self._order = Random(seed)

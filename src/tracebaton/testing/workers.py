@@ -45,7 +45,7 @@ class Workers:
         self.files: dict[int, list[int]] = {}
         #: Moments, in seconds since the epoch, at which one ended that nobody had asked to.
         self.ended_at: list[float] = []
-        self.started = 0
+        self.started: int = 0
 
     async def start(self) -> None:
         """Start every worker and wait until all are up."""

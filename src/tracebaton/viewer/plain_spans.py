@@ -39,7 +39,7 @@ SCALARS: Final[Mapping[str, tuple[str, type]]] = {
     "intValue": ("int_value", int),
 }
 #: The highest number of an enum that has a meaning, by its field.
-ENUMS: Final = {"kind": max(Span.SpanKind.values()), "code": 2}
+ENUMS: Final[dict[str, int]] = {"kind": max(Span.SpanKind.values()), "code": 2}
 
 
 def plain_span(raw: Any) -> Span | None:

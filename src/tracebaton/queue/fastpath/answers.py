@@ -27,8 +27,8 @@ class Http(AWSResponse):
 
     def __init__(self, url: str, reply: Reply) -> None:
         self.url = url
-        self.status_code = reply.status
-        self.raw = None
+        self.status_code: int = reply.status
+        self.raw: Any = None
         self._content = reply.body
         self._headers = reply.headers
 

@@ -36,7 +36,7 @@ class Cut:
     """
 
     def __init__(self) -> None:
-        self.made = False
+        self.made: bool = False
         self.wire: _Wire | None = None
 
     def __call__(self) -> None:

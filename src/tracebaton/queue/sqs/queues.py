@@ -19,7 +19,7 @@ class Queue:
     def __init__(self, sqs: Sqs, *, url: str | None = None, name: str | None = None) -> None:
         self._sqs = sqs
         self._url = url
-        self.name = name or (url or "").rstrip("/").rsplit("/", 1)[-1]
+        self.name: str = name or (url or "").rstrip("/").rsplit("/", 1)[-1]
         self._limit: int | None = None
         self._asking: asyncio.Future[Mapping[str, str]] | None = None
 

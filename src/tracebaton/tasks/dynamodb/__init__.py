@@ -33,7 +33,7 @@ class DynamoTaskStore(TaskStore):
     """The store in the DynamoDB table called *table*."""
 
     #: Each glimpse is paid for: half a read unit a task.
-    poll_seconds = 1.0
+    poll_seconds: float = 1.0
 
     def __init__(
         self,

@@ -43,10 +43,10 @@ class Job:
         writes: bool,
         joins: tuple[Any, Any] | None = None,
     ) -> None:
-        self.work = work
-        self.answer = answer
-        self.writes = writes
-        self.joins = joins
+        self.work: Callable[[], Any] = work
+        self.answer: asyncio.Future[Any] = answer
+        self.writes: bool = writes
+        self.joins: tuple[Any, Any] | None = joins
 
 
 class Turns:

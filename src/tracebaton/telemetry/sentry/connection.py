@@ -119,7 +119,7 @@ class Sentry:
             ignore=self._is_own_call,
             keep_errors=settings.keep_errors,
         )
-        self.members = DynamicSampling(
+        self.members: DynamicSampling = DynamicSampling(
             public_key=self._dsn.public_key,
             org=getattr(self._dsn, "org_id", None),
             release=release,
