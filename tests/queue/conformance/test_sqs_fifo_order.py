@@ -19,6 +19,16 @@ def fill(sqs, url, *bodies):
         sqs.send(url, body, MessageGroupId=body[0])
 
 
+def one_by_one(sqs, url, count):
+    """Receive and delete *count* messages that become visible one soon after the other."""
+    taken = []
+    for _ in range(count):
+        (message,) = sqs.receive_after(1, url, MaxNumberOfMessages=1)
+        sqs.delete(url, message)
+        taken.append(message)
+    return taken
+
+
 def bodies(messages):
     return [message["Body"] for message in messages]
 
@@ -202,11 +212,8 @@ def test_delay_of_the_queue_holds(sqs):
     url = sqs.create_fifo({**CONTENT_BASED, "DelaySeconds": "1"})
     fill(sqs, url, "a1", "a2")
 
-    before, after = sqs.receive(url), []
-    for _ in range(2):  # each counts its delay from its own send: the first one may come alone
-        (message,) = sqs.receive_after(1, url, MaxNumberOfMessages=1)
-        sqs.delete(url, message)
-        after.append(message)
+    before = sqs.receive(url)
+    after = one_by_one(sqs, url, 2)
 
     assert (before, bodies(after)) == ([], ["a1", "a2"])
 
@@ -316,7 +323,7 @@ def test_move_task_brings_fifo_messages_back_in_order(sqs, pair):
     sqs.receive(url)
 
     sqs.client.start_message_move_task(SourceArn=sqs.arn(dlq))
-    back = sqs.receive_after(1, url)
+    back = one_by_one(sqs, url, 3)
 
     assert bodies(back) == ["a1", "a2", "a3"]
     assert [message["Attributes"]["MessageGroupId"] for message in back] == ["a"] * 3
