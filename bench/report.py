@@ -26,7 +26,9 @@ def table(rows: Sequence[Row], rounds: Sequence[Round], figures: Mapping[str, st
     told = list(dict.fromkeys(key for row in rows for key in row.told))
     lines = [["row", *told, *figures.values()]]
     for row in rows:
-        cells = [_cell(over_rounds(rounds, row.name, figure)) for figure in figures]
+        ran = any(row.name in one for one in rounds)
+        found = [over_rounds(rounds, row.name, figure) for figure in figures]
+        cells = [_cell(values) if values or not ran else "" for values in found]
         lines.append([row.name, *(row.told.get(key, "") for key in told), *cells])
     return _markdown(lines)
 

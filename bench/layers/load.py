@@ -62,11 +62,13 @@ async def closed(port: int, connections: int, seconds: float) -> dict[str, float
     spent: list[float] = []
     begin = time.perf_counter() + WARM_UP
     end = begin + seconds
+    answered = [0]
 
     async def user(connection: Connection) -> None:
         while (now := time.perf_counter()) < end:
             answer = await connection.ask(REQUEST)
             check(answer)
+            answered[0] += 1
             if now >= begin:
                 spent.append(time.perf_counter() - now)
 
@@ -77,7 +79,7 @@ async def closed(port: int, connections: int, seconds: float) -> dict[str, float
     before = await cpu(probe)
     await asked
     after = await cpu(probe)
-    return figures(spent, seconds, after - before)
+    return figures(spent, seconds, after - before, answered=answered[0])
 
 
 async def timetable(port: int, connections: int, seconds: float, rate: float) -> dict[str, float]:
@@ -104,7 +106,7 @@ async def timetable(port: int, connections: int, seconds: float, rate: float) ->
             before = await cpu(probe)
         tasks.append(asyncio.create_task(one(due, counts=warm)))
     await asyncio.gather(*tasks)
-    return figures(spent, seconds, await cpu(probe) - before)
+    return figures(spent, seconds, await cpu(probe) - before, answered=len(tasks))
 
 
 async def cpu(probe: Connection) -> float:
@@ -117,7 +119,9 @@ def check(answer: bytes) -> None:
         raise SystemExit(f"an answer that was not expected: {answer[:200]!r}")
 
 
-def figures(spent: list[float], seconds: float, cpu_seconds: float) -> dict[str, float]:
+def figures(
+    spent: list[float], seconds: float, cpu_seconds: float, *, answered: int
+) -> dict[str, float]:
     spent.sort()
     count = len(spent)
     return {
@@ -126,6 +130,7 @@ def figures(spent: list[float], seconds: float, cpu_seconds: float) -> dict[str,
         "p95_ms": spent[int(count * 0.95)] * 1e3,
         "p99_ms": spent[int(count * 0.99)] * 1e3,
         "cpu_us": cpu_seconds / count * 1e6,
+        "answered": answered,  # in the warm-up too
     }
 
 
