@@ -4,6 +4,7 @@ Serve a subject by uvicorn, with one worker: ``python served.py SUBJECT`` prints
 ``GET /_cpu``, outside all layers, tells the process's CPU seconds.
 """
 
+import signal
 import socket
 import sys
 import time
@@ -29,6 +30,8 @@ def main(name: str) -> None:
     # Without an access log of uvicorn's own: ours has one line, the others none.
     config = uvicorn.Config(outer, log_level="warning", access_log=False, lifespan="off")
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    # uvicorn raises its SIGTERM once more when it has stopped: what is left to send is sent then.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     print(listener.getsockname()[1], flush=True)
     uvicorn.Server(config).run(sockets=[listener])
     flush()

@@ -1,6 +1,7 @@
 """Work handed to background threads."""
 
 import os
+import queue
 import threading
 from typing import Any
 
@@ -42,6 +43,59 @@ def test_a_full_queue_refuses_and_a_deadline_is_kept() -> None:
     assert len(handover) == 3
     gate.set()
     assert handover.drain(5)
+
+
+class Resting:
+    """A handover whose first item waits at a gate, and whose rests are told and take no time."""
+
+    def __init__(self, *moments: float, rests_below: int) -> None:
+        self._gate, self._begun, self._clock = threading.Event(), threading.Event(), iter(moments)
+        self.rests: queue.SimpleQueue[tuple[bool, float]] = queue.SimpleQueue()
+        self.handover: Handover[int] = Handover(
+            self._handle,
+            name="back",
+            limit=100,
+            rests_below=rests_below,
+            now=lambda: next(self._clock),
+            rest=lambda hurry, seconds: self.rests.put((hurry.is_set(), round(seconds, 6))),
+        )
+
+    def _handle(self, item: int) -> None:
+        self._begun.set()
+        self._gate.wait(5)
+
+    def submit(self, count: int) -> None:
+        for number in range(count):
+            self.handover.submit(number)
+        assert self._begun.wait(5)
+
+    def open(self) -> None:
+        self._gate.set()
+
+
+def test_a_thread_rests_while_little_waits() -> None:
+    """As long as an item took, 5 ms at most; with more to do it goes on at once."""
+    # The first two items leave two and more behind them: nobody asks how long they took.
+    resting = Resting(0, 1, 2, 2.25, 3, 3.002, rests_below=2)
+    resting.submit(4)
+    resting.open()
+
+    assert [resting.rests.get(timeout=5) for _ in range(2)] == [(False, 0.005), (False, 0.002)]
+
+
+def test_nothing_rests_while_somebody_waits_for_the_end() -> None:
+    """A stop has a deadline."""
+    resting = Resting(0, 1, 2, 3, rests_below=10)
+    resting.submit(2)
+    drained = threading.Thread(target=resting.handover.drain, args=(5,))
+    drained.start()
+    assert resting.handover._hurry.wait(5)
+    resting.open()
+
+    assert resting.rests.get(timeout=5) == (True, 0.005)
+    drained.join(5)
+    assert not drained.is_alive()
+    assert not resting.handover._hurry.is_set()
 
 
 def test_what_waits_at_the_end_is_let_go() -> None:

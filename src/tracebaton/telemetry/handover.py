@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from tracebaton.telemetry.forks import in_child
 
@@ -17,6 +17,8 @@ __all__ = ["Handover"]
 
 _log = logging.getLogger("tracebaton.telemetry")
 Item = TypeVar("Item")
+#: Seconds of the longest rest between two items.
+_REST: Final = 0.005
 
 
 class Handover(Generic[Item]):
@@ -34,6 +36,9 @@ class Handover(Generic[Item]):
         limit: int,
         threads: int = 1,
         tick: Callable[[], float | None] = lambda: None,
+        rests_below: int = 0,
+        now: Callable[[], float] = time.monotonic,
+        rest: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         """
         Set what happens to an item.
@@ -45,12 +50,19 @@ class Handover(Generic[Item]):
             threads: The most that may run.
             tick: Called when the queue is empty; returns the seconds until it wants to be called
                 again, None for never.
+            rests_below: A thread rests as long as an item took while fewer than these wait. It
+                takes Python's lock from whoever serves requests, for 5 ms at a time: without a
+                rest, a process that has enough to do answers half as often.
+            rest: Waits so many seconds, or until somebody is in a hurry.
         """
         self._handle = handle
         self._name = name
         self._limit = limit
         self._most = threads
         self._tick = tick
+        self._rests_below = rests_below
+        self._now = now
+        self._rest = rest
         self._start_empty()
         in_child(self._start_empty)
 
@@ -61,6 +73,8 @@ class Handover(Generic[Item]):
         self._work, self._done = threading.Condition(lock), threading.Condition(lock)
         self._threads = self._busy = 0
         self._woken = False
+        #: Set while somebody waits until all is handled.
+        self._hurry = threading.Event()
 
     def submit(self, item: Item) -> bool:
         """Queue *item*; return False where the queue is full."""
@@ -86,8 +100,13 @@ class Handover(Generic[Item]):
         deadline = time.monotonic() + timeout
         while not self._threads and time.monotonic() < deadline and (item := self._take()):
             self._settle(item[0])
-        with self._done:
-            return self._done.wait_for(lambda: not len(self), max(0.0, deadline - time.monotonic()))
+        self._hurry.set()
+        try:
+            with self._done:
+                left = max(0.0, deadline - time.monotonic())
+                return self._done.wait_for(lambda: not len(self), left)
+        finally:
+            self._hurry.clear()
 
     def close(self) -> int:
         """Let go of what waits, take nothing more, and return how much that was."""
@@ -114,7 +133,10 @@ class Handover(Generic[Item]):
 
     def _run(self) -> None:
         while True:
-            self._settle(self._next())
+            item, began = self._next(), self._now()
+            self._settle(item)
+            if len(self._items) < self._rests_below:
+                self._rest(self._hurry, min(_REST, self._now() - began))
 
     def _settle(self, item: Item) -> None:
         try:

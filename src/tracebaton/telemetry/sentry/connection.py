@@ -46,6 +46,8 @@ Mode = Literal["span-processor", "otlp"]
 QUEUE_SIZE: Final = 10_000
 #: Spans in all of them: about a gigabyte. Ten thousand units of 25 spans are below it.
 QUEUE_SPANS: Final = 250_000
+#: Units that may wait, some 10 MB, while requests and messages come first.
+UNHURRIED: Final = 1_000
 
 _TOO_MANY: Final = "too many spans in one transaction"
 
@@ -136,6 +138,7 @@ class Sentry:
             name="tracebaton-sentry",
             limit=queue_size,
             tick=self._outages.send_due,
+            rests_below=UNHURRIED,
         )
         sentry_sdk.init(
             **_options(settings),
