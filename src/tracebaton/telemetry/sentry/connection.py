@@ -46,8 +46,8 @@ Mode = Literal["span-processor", "otlp"]
 QUEUE_SIZE: Final = 10_000
 #: Spans in all of them: about a gigabyte. Ten thousand units of 25 spans are below it.
 QUEUE_SPANS: Final = 250_000
-#: Units that may wait, some 10 MB, while requests and messages come first.
-UNHURRIED: Final = 1_000
+#: Units that may wait, some 20 MB, while requests and messages come first: a burst of them.
+UNHURRIED: Final = 2_000
 
 _TOO_MANY: Final = "too many spans in one transaction"
 
