@@ -25,6 +25,7 @@ from tracebaton.context import RequestStore
 from tracebaton.errors import ConfigurationError
 from tracebaton.http.failures import ErrorLayer, Failures
 from tracebaton.http.handlers import told_handlers
+from tracebaton.http.instrumented import Instrumented
 from tracebaton.http.litestar import (
     adopt_exceptions,
     instrumentation_of,
@@ -34,7 +35,6 @@ from tracebaton.http.litestar import (
 from tracebaton.http.request_layer import RequestLayer
 from tracebaton.http.routes import nested_apps, route_template
 from tracebaton.http.spans import (
-    Instrumented,
     SpanLayer,
     adopted,
     instrumentation,

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tracebaton.context import RequestStore, attach, detach
 from tracebaton.events import say
 from tracebaton.http.exchange import STARTS, Exchange, exchange_of, read_headers
-from tracebaton.http.spans import readable
+from tracebaton.http.instrumented import readable
 from tracebaton.problems import Reporter
 from tracebaton.redaction import redact_text
 from tracebaton.semconv import (
