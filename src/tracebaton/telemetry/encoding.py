@@ -164,8 +164,10 @@ def _sized(tag: bytes, content: bytes) -> bytes:
 
 def _varint(number: int) -> bytes:
     """Return the non-negative *number*, seven bits a byte, the lowest first."""
-    if number < len(_SMALL):
-        return _SMALL[number]
+    return _SMALL[number] if number < len(_SMALL) else _written(number)
+
+
+def _written(number: int) -> bytes:
     said = bytearray()
     while number > 0x7F:
         said.append(number & 0x7F | 0x80)
@@ -174,8 +176,7 @@ def _varint(number: int) -> bytes:
     return bytes(said)
 
 
-#: Lengths that most texts and pairs have.
-_SMALL: tuple[bytes, ...] = ()
-_SMALL = tuple(_varint(number) for number in range(2 * 126 + 3))
 #: Bytes of a text up to which its length and that of the value around it fit into one byte each.
 _SHORT: Final = 126
+#: Each length up to that of a pair of a short name and a short text.
+_SMALL: Final = tuple(_written(number) for number in range(2 * _SHORT + 3))
