@@ -1,11 +1,12 @@
 """Saved but not sent, sent but not saved: neither lasts, and the trace stays whole."""
 
 import asyncio
+import gc
 import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from opentelemetry.trace import SpanKind
@@ -14,10 +15,11 @@ from tracebaton.context import RequestStore, current, entered
 from tracebaton.errors import QueueUnavailable, StoreUnavailable
 from tracebaton.local.fault import Fault
 from tracebaton.queue.event import decode
+from tracebaton.queue.outbox import Outbox
 from tracebaton.queue.resender import Resender
 from tracebaton.queue.signature import MessageKeys
 from tracebaton.queue.upkeep import Upkeep
-from tracebaton.tasks import Task, TaskStatus
+from tracebaton.tasks import Task, TaskStatus, TaskStore
 from tracebaton.tasks.sqlite import SqliteTaskStore
 
 from .conftest import Bench, Note, working
@@ -195,6 +197,34 @@ async def test_what_was_sent_is_not_swept(bench: Bench) -> None:
 
     assert list(await bench.store.unsent(older_than=0)) == []
     assert bench.count() == 3
+
+
+def test_a_loop_that_closes_leaves_no_confirmation_half_done() -> None:
+    """The moment in which sent messages are collected ends with the loop; the sweep has them."""
+    said: list[dict[str, Any]] = []
+    others: list[asyncio.Task[None]] = []
+
+    class Slow:
+        async def sent(self, task_ids: Any) -> None:
+            await asyncio.sleep(60)
+
+    async def stay() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            time.sleep(0.1)  # noqa: ASYNC251 - that moment is over when the loop has cancelled all
+
+    async def confirm() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        task = Task(id="1", type="note", created_at=0.0, updated_at=0.0)
+        Outbox(cast("TaskStore", Slow())).confirm(task)
+        others.append(asyncio.create_task(stay()))
+        await asyncio.sleep(0)
+
+    asyncio.run(confirm())
+    gc.collect()
+
+    assert said == []
 
 
 async def test_a_store_that_fails_behind_the_send_costs_a_copy(

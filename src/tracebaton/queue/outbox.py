@@ -94,7 +94,8 @@ class Outbox:
     def __init__(self, store: TaskStore | None) -> None:
         self._store = store
         self._sent: list[str] = []
-        self._flushes: set[asyncio.Task[None]] = set()
+        self._lingering: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
 
     async def save(self, task: Task, body: str, item: Item, parent: SpanContext) -> None:
         """
@@ -113,8 +114,9 @@ class Outbox:
         if self._store is None:
             return
         self._sent.append(task.id)
-        if len(self._sent) == 1:
-            asyncio.get_running_loop().call_later(_LINGER, self._flush_soon)
+        if self._lingering is None:
+            # A task from its start, and no timer that begins one: a loop that closes cancels it.
+            self._lingering = asyncio.create_task(self._linger(), name="outbox")
 
     async def take_back(self, task: Task) -> Task | None:
         """
@@ -131,19 +133,24 @@ class Outbox:
             return None
 
     async def flush(self) -> None:
-        """Let the store hear of everything that was sent."""
-        if self._store is None or not self._sent:
+        """Let the store hear of everything that was sent; wait for a write that is under way."""
+        if self._store is None:
             return
-        sent, self._sent = self._sent, []
-        try:
-            await self._store.sent(sent)
-        except TracebatonError as exc:  # they will be sent twice, and run once
-            _failed(exc)
+        async with self._writing:
+            sent, self._sent = self._sent, []
+            if not sent:
+                return
+            try:
+                await self._store.sent(sent)
+            except TracebatonError as exc:  # they will be sent twice, and run once
+                _failed(exc)
 
-    def _flush_soon(self) -> None:
-        task = asyncio.ensure_future(self.flush())
-        self._flushes.add(task)
-        task.add_done_callback(self._flushes.discard)
+    async def _linger(self) -> None:
+        try:
+            await asyncio.sleep(_LINGER)
+        finally:
+            self._lingering = None
+        await self.flush()
 
 
 def _failed(exc: TracebatonError) -> None:
