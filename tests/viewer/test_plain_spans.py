@@ -7,21 +7,27 @@ import pytest
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tracebaton.viewer.plain_spans import plain_span
+from tracebaton.viewer.plain_spans import plain_row
+from tracebaton.viewer.rows import INDEXED, span_rows
 
+#: Longer and shorter than what a length of one byte tells.
+TEXTS = st.one_of(st.text(max_size=5), st.just("é" * 300))
 SCALARS = st.one_of(
-    st.fixed_dictionaries({"stringValue": st.text(max_size=5)}),
+    st.fixed_dictionaries({"stringValue": TEXTS}),
     st.fixed_dictionaries({"intValue": st.integers(-(2**63), 2**63 - 1).map(str)}),
     st.fixed_dictionaries({"boolValue": st.booleans()}),
     st.fixed_dictionaries({"doubleValue": st.floats(allow_nan=False, allow_infinity=False)}),
+    st.fixed_dictionaries({"doubleValue": st.integers(-5, 5)}),
 )
-ATTRIBUTES = st.lists(
-    st.fixed_dictionaries({"key": st.text(max_size=5), "value": SCALARS}), max_size=4
-)
+KEYS = st.one_of(st.text(max_size=5), st.just("k" * 200), st.sampled_from(sorted(INDEXED)))
+ATTRIBUTES = st.lists(st.fixed_dictionaries({"key": KEYS, "value": SCALARS}), max_size=4)
 TIMES = st.integers(0, 2**64 - 1).flatmap(lambda number: st.sampled_from([number, str(number)]))
-SPAN_IDS, TRACE_IDS = (st.binary(min_size=size, max_size=size).map(bytes.hex) for size in (8, 16))
+SPAN_IDS, TRACE_IDS = (
+    st.binary(min_size=size, max_size=size).filter(any).map(bytes.hex) for size in (8, 16)
+)
 COUNTS = st.integers(0, 2**32 - 1)
 EVENTS = st.fixed_dictionaries(
     {"name": st.text(max_size=5)},
@@ -72,7 +78,15 @@ def _in_base64(node: Any) -> Any:
 @given(span=SPANS)
 def test_what_exporters_write_is_read_as_the_parser_reads_it(span: dict[str, Any]) -> None:
     """Every field of it, to the last digit."""
-    assert plain_span(span) == parsed(span)
+    request = ExportTraceServiceRequest()
+    request.resource_spans.add().scope_spans.add().spans.append(parsed(span))
+    (wanted,), _ = span_rows(request)
+
+    row = plain_row(span, wanted.service, wanted.origin)
+
+    assert row is not None
+    assert row._replace(body=b"") == wanted._replace(body=b"")
+    assert Span.FromString(row.body) == Span.FromString(wanted.body)
 
 
 @pytest.mark.parametrize(
@@ -83,12 +97,17 @@ def test_what_exporters_write_is_read_as_the_parser_reads_it(span: dict[str, Any
         {"kind": True},
         {"kind": 77},
         {"name": None},
+        {"name": "\ud800"},
+        {"traceState": 5},
+        {"endTimeUnixNano": 2**64},
         {"startTimeUnixNano": 1.5},
         {"startTimeUnixNano": "1e3"},
         {"startTimeUnixNano": " 5"},
         {"startTimeUnixNano": -1},
         {"flags": 2**32},
         {"traceId": "xyz"},
+        {"traceId": "ab"},
+        {"spanId": "00" * 8},
         {"spanId": 5},
         {"status": {"code": 9}},
         {"attributes": {}} | {"events": 5},
@@ -103,5 +122,5 @@ def test_what_exporters_write_is_read_as_the_parser_reads_it(span: dict[str, Any
 )
 def test_whatever_else_is_left_to_the_parser(odd: dict[str, Any]) -> None:
     """It knows what is allowed, and says what is not."""
-    assert plain_span(PLAIN) is not None
-    assert plain_span(PLAIN | odd) is None
+    assert plain_row(PLAIN, "api", b"") is not None
+    assert plain_row(PLAIN | odd, "api", b"") is None

@@ -20,7 +20,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tracebaton.viewer import otlp_json
 from tracebaton.viewer.ingest import MAX_BODY
-from tracebaton.viewer.otlp_json import from_json
+from tracebaton.viewer.otlp_json import parsed
+from tracebaton.viewer.plain_spans import json_span_rows
 from tracebaton.viewer.rows import span_rows
 from tracebaton.viewer.spans import Limits
 
@@ -157,6 +158,22 @@ async def test_a_span_without_valid_ids_is_rejected_and_counted(client, otlp):
 
     assert response.json()["partialSuccess"]["rejectedSpans"] == "2"
     assert (await client.get("/api/traces")).json()["traces"][0]["spans"] == 1
+
+
+async def test_a_batch_may_mix_what_is_plain_and_what_is_not(client):
+    """Both kinds of span are in their trace, with their service and their scope."""
+    plain = {name: value for name, value in SPAN.items() if name != "someFutureField"}
+
+    await client.post(
+        "/v1/traces", content=as_json(plain, SPAN | {"spanId": "ab" * 8}), headers=JSON
+    )
+
+    (listed,) = (await client.get("/api/traces")).json()["traces"]
+    trace = (await client.get(f"/api/traces/{SPAN['traceId']}")).json()
+    (scoped,) = trace["resourceSpans"][0]["scopeSpans"]
+    assert (listed["spans"], listed["services"]) == (2, ["my.service"])
+    assert scoped["scope"] == {"name": "my.library"}
+    assert [span["spanId"] for span in scoped["spans"]] == ["ab" * 8, plain["spanId"]]
 
 
 MALFORMED = [
@@ -302,25 +319,22 @@ TREES = st.recursive(
 @given(tree=TREES, wrapped=st.booleans())
 def test_no_json_is_worse_than_a_refusal(tree, wrapped):
     """Whatever its shape, it is a request or a ValueError."""
-    span = tree if isinstance(tree, dict) else {}
-    document = json.loads(as_json(SPAN)) if wrapped else tree
+    document = tree
     if wrapped:
-        document["resourceSpans"][0]["scopeSpans"][0]["spans"][0] |= span
+        document = json.loads(as_json(SPAN | (tree if isinstance(tree, dict) else {})))
     try:
-        request = from_json(json.dumps(document).encode(), ExportTraceServiceRequest())
+        rows, rejected = json_span_rows(document)
     except ValueError:
         return
 
-    rows, rejected = span_rows(request)
-    assert len(rows) + rejected == sum(
-        len(scoped.spans) for group in request.resource_spans for scoped in group.scope_spans
-    )
+    assert not wrapped or len(rows) + rejected == 1
 
 
 @given(body=st.binary(max_size=200), cut=st.integers(0, 100))
 def test_no_protobuf_is_worse_than_a_refusal(body, cut):
     """Random bytes, and a request with random bytes in its midst."""
-    whole = from_json(as_json(SPAN), ExportTraceServiceRequest()).SerializeToString()
+    request = json.loads(as_json(SPAN))
+    whole = parsed(request, ExportTraceServiceRequest()).SerializeToString()
     for candidate in (body, whole[:cut] + body + whole[cut:]):
         try:
             request = ExportTraceServiceRequest.FromString(candidate)

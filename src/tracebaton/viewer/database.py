@@ -8,11 +8,11 @@ is the trace that was fed longest ago, with its log lines.
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import count as counted
 from itertools import groupby
 from operator import attrgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from tracebaton.viewer.news import of_span
 from tracebaton.viewer.rows import LogRow, SpanRow
@@ -86,6 +86,14 @@ class Totals:
     origin_bytes: int
 
 
+class Fed(NamedTuple):
+    """A trace, its row, and which of the spans that have come for it are kept."""
+
+    key: int
+    summary: Summary
+    rows: Sequence[SpanRow]
+
+
 def create_tables(connection: sqlite3.Connection) -> None:
     """Create what is missing, and bring the tables of an earlier version up to date."""
     migrate_tasks(connection)
@@ -129,11 +137,10 @@ class TraceWriter:
 
     def _write(self, spans: Sequence[SpanRow], lines: Sequence[LogRow]) -> None:
         self._seq += 1
-        by_trace = attrgetter("trace_id")
-        keys = {
-            trace_id: self._write_trace(trace_id, list(rows))
-            for trace_id, rows in groupby(sorted(spans, key=by_trace), key=by_trace)
-        }
+        fed = self._fed(spans)
+        self._insert(fed)
+        self._save(fed)
+        keys = {one.summary.trace_id: one.key for one in fed}
         self._index(keys, spans)
         told = (of_span(row.trace_id, row.start, row.end, row.indexed) for row in spans)
         self._tasks.write(one for one in (*told, *(line.news for line in lines)) if one is not None)
@@ -143,45 +150,56 @@ class TraceWriter:
         if self._totals.origin_bytes > self._prune_at:
             self._prune_origins()
 
-    def _write_trace(self, trace_id: bytes, rows: list[SpanRow]) -> int:
-        key, summary = self._load(trace_id, rows[0])
-        for row in rows:
-            summary.add(row)
-        kept = self._within_limit(rows, summary)
-        with closing(self._db.cursor()) as cursor:
-            cursor.executemany(
-                "INSERT OR IGNORE INTO span VALUES (?, ?, ?, ?, ?)",
-                [(key, row.span_id, row.start, self._origin(row.origin), row.body) for row in kept],
-            )
-            added = cursor.rowcount if kept else 0
-        size = sum(len(row.body) for row in kept)
-        if added != len(kept):  # an exporter sent a batch again
-            total = self._value("SELECT total(length(body)) FROM span WHERE trace = ?", key)
-            size = int(total) - summary.bytes
-        summary.spans += added
-        summary.bytes += size
-        self._totals.span_bytes += size
-        self._save(key, summary)
-        return key
+    def _fed(self, spans: Iterable[SpanRow]) -> list[Fed]:
+        """Return the traces of *spans* with what of these is kept."""
+        by_trace, fed = attrgetter("trace_id"), []
+        fresh = counted(self._value("SELECT coalesce(max(id), 0) + 1 FROM trace"))
+        for trace_id, group in groupby(sorted(spans, key=by_trace), key=by_trace):
+            rows = list(group)
+            known = self._known(trace_id)
+            self._totals.traces += known is None
+            key, summary = known or (next(fresh), _begun(rows[0]))
+            for row in rows:
+                summary.add(row)
+            fed.append(Fed(key, summary, self._within_limit(rows, summary)))
+        return fed
 
-    def _load(self, trace_id: bytes, first: SpanRow) -> tuple[int, Summary]:
+    def _known(self, trace_id: bytes) -> tuple[int, Summary] | None:
         found = self._db.execute(
             "SELECT id, start, end, name, rootless, name_start, error, services, correlation_id,"
             " user_id, spans, dropped, bytes, http_status FROM trace WHERE trace_id = ?",
             (trace_id,),
         ).fetchone()
-        if found:
-            key, start, end, name, rootless, name_start, error, services, *rest = found
-            known = json.loads(services)
-            return key, Summary(
-                trace_id, start, end, name, bool(rootless), name_start, bool(error), known, *rest
-            )
-        self._totals.traces += 1
-        key = self._value("SELECT coalesce(max(id), 0) + 1 FROM trace")
+        if found is None:
+            return None
+        key, start, end, name, rootless, name_start, error, services, *rest = found
+        known = json.loads(services)
         return key, Summary(
-            *(trace_id, first.start, first.end, first.name, not first.root, first.start, False, []),
-            http_status=http_status(first),
+            trace_id, start, end, name, bool(rootless), name_start, bool(error), known, *rest
         )
+
+    def _insert(self, fed: Sequence[Fed]) -> None:
+        """Insert the spans of all traces at once, which is a third of the time of one by one."""
+        rows = [
+            (one.key, row.span_id, row.start, self._origin(row.origin), row.body)
+            for one in fed
+            for row in one.rows
+        ]
+        added = self._db.executemany(
+            "INSERT OR IGNORE INTO span VALUES (?, ?, ?, ?, ?)", rows
+        ).rowcount
+        again = bool(rows) and added != len(rows)  # an exporter sent a batch again
+        for key, summary, kept in fed:
+            before = summary.bytes
+            if again:
+                summary.spans, size = self._db.execute(
+                    "SELECT count(*), total(length(body)) FROM span WHERE trace = ?", (key,)
+                ).fetchone()
+                summary.bytes = int(size)
+            else:
+                summary.spans += len(kept)
+                summary.bytes += sum(len(row.body) for row in kept)
+            self._totals.span_bytes += summary.bytes - before
 
     def _within_limit(self, rows: list[SpanRow], summary: Summary) -> list[SpanRow]:
         limit = self._limits.spans_per_trace
@@ -194,15 +212,18 @@ class TraceWriter:
         summary.dropped += len(rows) - len(kept)
         return kept
 
-    def _save(self, key: int, trace: Summary) -> None:
-        self._db.execute(
+    def _save(self, fed: Iterable[Fed]) -> None:
+        self._db.executemany(
             "INSERT OR REPLACE INTO trace VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(key, trace.trace_id, self._seq, trace.start, trace.end, trace.name),
-                *(trace.rootless, trace.name_start, trace.error, json.dumps(trace.services)),
-                *(trace.correlation_id, trace.user_id, trace.spans, trace.dropped, trace.bytes),
-                trace.http_status,
-            ),
+            [
+                (
+                    *(key, trace.trace_id, self._seq, trace.start, trace.end, trace.name),
+                    *(trace.rootless, trace.name_start, trace.error, json.dumps(trace.services)),
+                    *(trace.correlation_id, trace.user_id, trace.spans, trace.dropped),
+                    *(trace.bytes, trace.http_status),
+                )
+                for key, trace, _ in fed
+            ],
         )
 
     def _index(self, keys: Mapping[bytes, int], rows: Iterable[SpanRow]) -> None:
@@ -288,3 +309,13 @@ class TraceWriter:
 
     def _value(self, sql: str, *parameters: int) -> int:
         return self._db.execute(sql, parameters).fetchone()[0]  # type: ignore[no-any-return]  # SQL
+
+
+def _begun(first: SpanRow) -> Summary:
+    """Return the summary of a trace that begins with *first*."""
+    return Summary(
+        *(first.trace_id, first.start, first.end, first.name, not first.root, first.start),
+        error=False,
+        services=[],
+        http_status=http_status(first),
+    )

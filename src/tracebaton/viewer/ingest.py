@@ -7,8 +7,9 @@ Protobuf and JSON, plain or gzip, answered in the encoding of the request as the
 
 import json
 import zlib
-from collections.abc import Callable
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
 
 from anyio import to_thread
 from google.protobuf.json_format import MessageToDict
@@ -28,6 +29,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -38,7 +40,8 @@ from tracebaton.errors import (
     TracebatonError,
     UnsupportedMediaType,
 )
-from tracebaton.viewer import otlp_json
+from tracebaton.viewer.otlp_json import parsed
+from tracebaton.viewer.plain_spans import json_span_rows
 from tracebaton.viewer.rows import log_rows, span_rows
 from tracebaton.viewer.spans import SpanStore
 
@@ -48,9 +51,6 @@ __all__ = ["MAX_BODY", "post_logs", "post_traces"]
 MAX_BODY: Final = 10_000_000
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
-
-
-M = TypeVar("M", bound=Message)
 
 
 class Export(NamedTuple):
@@ -99,7 +99,12 @@ async def _read(request: Request) -> bytes:
 
 
 def _store_spans(store: SpanStore, export: Export) -> Message:
-    spans, rejected = span_rows(_decode(export, ExportTraceServiceRequest()))
+    with _read_as(ExportTraceServiceRequest):
+        body = _decompress(export)
+        if export.is_json:
+            spans, rejected = json_span_rows(from_json(body))
+        else:
+            spans, rejected = span_rows(ExportTraceServiceRequest.FromString(body))
     store.submit(spans=spans)
     if not rejected:
         return ExportTraceServiceResponse()
@@ -110,19 +115,23 @@ def _store_spans(store: SpanStore, export: Export) -> Message:
 
 
 def _store_lines(store: SpanStore, export: Export) -> Message:
-    store.submit(lines=log_rows(_decode(export, ExportLogsServiceRequest())))
+    with _read_as(ExportLogsServiceRequest):
+        body = _decompress(export)
+        if export.is_json:
+            request = parsed(from_json(body), ExportLogsServiceRequest())
+        else:
+            request = ExportLogsServiceRequest.FromString(body)
+    store.submit(lines=log_rows(request))
     return ExportLogsServiceResponse()
 
 
-def _decode(export: Export, message: M) -> M:
-    body = _decompress(export)
+@contextmanager
+def _read_as(kind: type[Message]) -> Iterator[None]:
+    """Refuse a body that is no *kind*."""
     try:
-        if export.is_json:
-            return otlp_json.from_json(body, message)
-        message.ParseFromString(body)
-        return message
+        yield
     except (DecodeError, ValueError) as exc:
-        raise MalformedBody(f"the body is no {message.DESCRIPTOR.name}") from exc
+        raise MalformedBody(f"the body is no {kind.DESCRIPTOR.name}") from exc
 
 
 def _decompress(export: Export) -> bytes:

@@ -7,21 +7,17 @@ Ids are hex instead of base64, enums are numbers
 
 import base64
 import binascii
-import json
 import math
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tracebaton.viewer.plain_spans import plain_span
-
-__all__ = ["any_value", "attributes", "from_json", "resource", "scope", "span"]
+__all__ = ["any_value", "attributes", "parsed", "resource", "scope", "span"]
 
 M = TypeVar("M", bound=Message)
 
@@ -38,22 +34,16 @@ NESTING: Final = (
 )
 
 
-def from_json(body: bytes, message: M) -> M:
+def parsed(document: Any, message: M) -> M:
     """
-    Fill *message* from OTLP JSON and return it.
+    Fill *message* from a document of OTLP JSON and return it.
 
     Raises:
-        ValueError: *body* is no JSON, or not of this message.
+        ValueError: *document* is not of this message.
     """
     try:
-        document = json.loads(body)
-        plain = _take_plain(document) if isinstance(message, ExportTraceServiceRequest) else {}
         _ids_to_base64(document)
-        json_format.ParseDict(document, message, ignore_unknown_fields=True)
-        if isinstance(message, ExportTraceServiceRequest):
-            for (group, scope), spans in plain.items():
-                message.resource_spans[group].scope_spans[scope].spans.extend(spans)
-        return message
+        return json_format.ParseDict(document, message, ignore_unknown_fields=True)
     except (
         RecursionError,
         ArithmeticError,
@@ -62,17 +52,6 @@ def from_json(body: bytes, message: M) -> M:
         json_format.ParseError,
     ) as exc:
         raise ValueError(f"not an OTLP JSON {message.DESCRIPTOR.name}: {exc}") from exc
-
-
-def _take_plain(document: Any) -> dict[tuple[int, int], list[Span]]:
-    """Take the spans out of *document* that need no parser, by the place of their scope."""
-    found = {}
-    for at, group in enumerate(document.get("resourceSpans") or ()):
-        for inner, scoped in enumerate(group.get("scopeSpans") or ()):
-            read = [(raw, plain_span(raw)) for raw in scoped.get("spans") or ()]
-            found[at, inner] = [span for _, span in read if span is not None]
-            scoped["spans"] = [raw for raw, span in read if span is None]
-    return found
 
 
 def _ids_to_base64(node: Any) -> None:

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
@@ -81,9 +81,7 @@ def span_rows(request: ExportTraceServiceRequest) -> tuple[list[SpanRow], int]:
     for group in request.resource_spans:
         service = service_name(group.resource)
         for scoped in group.scope_spans:
-            origin = encode_origin(
-                group.resource, scoped.scope, group.schema_url, scoped.schema_url
-            )
+            origin = encode_origin(group, scoped)
             valid = [
                 span for span in scoped.spans if is_id(span.trace_id, 16) and is_id(span.span_id, 8)
             ]
@@ -97,9 +95,7 @@ def log_rows(request: ExportLogsServiceRequest) -> list[LogRow]:
     rows: list[LogRow] = []
     for group in request.resource_logs:
         for scoped in group.scope_logs:
-            origin = encode_origin(
-                group.resource, scoped.scope, group.schema_url, scoped.schema_url
-            )
+            origin = encode_origin(group, scoped)
             rows.extend(
                 _log_row(record, origin)
                 for record in scoped.log_records
@@ -141,16 +137,16 @@ def service_name(resource: Resource) -> str:
     return next(names, "") or UNKNOWN_SERVICE
 
 
-def encode_origin(
-    resource: Resource, scope: InstrumentationScope, resource_schema: str, scope_schema: str
-) -> bytes:
+def encode_origin(group: ResourceSpans | ResourceLogs, scoped: ScopeSpans | ScopeLogs) -> bytes:
     """
     Return resource and scope as one encoded ``ResourceSpans`` without spans.
 
     ``ResourceLogs`` has the same field numbers, so that a service's logs share its spans' origin.
     """
-    holder = ScopeSpans(scope=scope, schema_url=scope_schema)
-    origin = ResourceSpans(resource=resource, scope_spans=[holder], schema_url=resource_schema)
+    holder = ScopeSpans(scope=scoped.scope, schema_url=scoped.schema_url)
+    origin = ResourceSpans(
+        resource=group.resource, scope_spans=[holder], schema_url=group.schema_url
+    )
     return origin.SerializeToString(deterministic=True)
 
 
