@@ -188,7 +188,7 @@ class UnitCollector(SpanProcessor, Generic[Scope]):
         if node is None:
             return
         node.ended = True
-        ended = Ended(span, *node.thread)
+        ended = Ended(_slim(span), *node.thread)
         above, below = node.open_ancestor(), node.spans
         node.spans = []
         if above is not None:
@@ -198,6 +198,19 @@ class UnitCollector(SpanProcessor, Generic[Scope]):
             above.lost += node.lost + excess
         elif _is_kept(span, node):
             self._submit(Unit(ended, below, node.scope, node))
+
+
+def _slim(span: ReadableSpan) -> ReadableSpan:
+    """
+    Return *span* without the room for the events and links that it does not have.
+
+    The SDK keeps an empty deque for each, 1.5 KB: a third of a span that waits.
+    """
+    if not (span._events or span.dropped_events):
+        span._events = ()
+    if not (span._links or span.dropped_links):
+        span._links = ()
+    return span
 
 
 def _is_kept(span: ReadableSpan, node: Node[Any]) -> bool:
