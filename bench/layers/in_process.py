@@ -10,57 +10,30 @@ import asyncio
 import json
 import sys
 import time
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+
+from asgi import answered, scope
 from load import BODY
 from subjects import SUBJECTS
 
 WARM_UP = 100
-
-
-def scope() -> dict[str, Any]:
-    """Return what uvicorn makes of the load generator's request."""
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "server": ("127.0.0.1", 8000),
-        "client": ("127.0.0.1", 50000),
-        "scheme": "http",
-        "method": "POST",
-        "root_path": "",
-        "path": "/orders/4711",
-        "raw_path": b"/orders/4711",
-        "query_string": b"",
-        "headers": [
-            (b"host", b"127.0.0.1"),
-            (b"user-agent", b"load"),
-            (b"accept", b"*/*"),
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(BODY)).encode()),
-        ],
-        "state": {},
-    }
+HEADERS = (
+    (b"accept", b"*/*"),
+    (b"content-type", b"application/json"),
+    (b"content-length", str(len(BODY)).encode()),
+)
 
 
 async def request(app: Any) -> float:
     """Ask once and return the seconds it took."""
-    statuses = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": BODY, "more_body": False}
-
-    async def send(message: dict[str, Any]) -> None:
-        statuses.append(message.get("status"))
-
-    asked = scope()
+    asked = scope("POST", "/orders/4711", HEADERS)
     started = time.perf_counter()
-    await app(asked, receive, send)
-    spent = time.perf_counter() - started
-    if statuses[0] != 200:
-        raise SystemExit(f"answered {statuses}")
-    return spent
+    await answered(app, asked, BODY, status=200)
+    return time.perf_counter() - started
 
 
 async def requests(app: Any, count: int, rate: float) -> list[float]:

@@ -17,8 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+
 import served
 import uvloop
+from asgi import answered, scope
 from asked import BODY
 
 from tracebaton.http.keys import create_key
@@ -28,44 +31,14 @@ SLICE = 40
 WARM_UP = 200
 
 
-def scope(key: str) -> dict[str, Any]:
-    """Return what uvicorn makes of the load generator's request."""
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "server": ("127.0.0.1", 8000),
-        "client": ("127.0.0.1", 50000),
-        "scheme": "http",
-        "method": "POST",
-        "root_path": "",
-        "path": "/v1/tasks/chat",
-        "raw_path": b"/v1/tasks/chat",
-        "query_string": b"",
-        "headers": [
-            (b"host", b"127.0.0.1"),
-            (b"user-agent", b"load"),
-            (b"authorization", f"Bearer {key}".encode()),
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(BODY)).encode()),
-        ],
-        "state": {},
-    }
-
-
 async def submit(app: Any, key: str) -> None:
     """Submit one task."""
-    statuses = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": BODY, "more_body": False}
-
-    async def send(message: dict[str, Any]) -> None:
-        statuses.append(message.get("status"))
-
-    await app(scope(key), receive, send)
-    if statuses[0] != 202:
-        raise SystemExit(f"answered {statuses}")
+    headers = [
+        (b"authorization", f"Bearer {key}".encode()),
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(BODY)).encode()),
+    ]
+    await answered(app, scope("POST", "/v1/tasks/chat", headers), BODY, status=202)
 
 
 async def submits(app: Any, key: str, count: int) -> list[float]:
