@@ -96,62 +96,71 @@ def _submit(kind: TaskType, reference: Schema) -> Schema:
 
 
 def _tasks() -> dict[str, Any]:
+    return {
+        "/v1/tasks": {"get": _list()},
+        "/v1/tasks/{id}": {"get": _show(), "delete": _cancel()},
+        "/v1/tasks/{id}/events": {"get": _events()},
+    }
+
+
+def _list() -> Schema:
+    return {
+        "operationId": "tasks.list",
+        "summary": "List your tasks, the newest first.",
+        "tags": ["tasks"],
+        "parameters": list(QUERY),
+        "responses": {
+            "200": _json("A page of tasks.", "TaskPage"),
+            **_problems(401, 403, 404, 422, 431, 503),
+        },
+    }
+
+
+def _show() -> Schema:
+    return {
+        "operationId": "tasks.show",
+        "summary": "Show a task.",
+        "tags": ["tasks"],
+        "parameters": [TASK_ID],
+        "responses": {
+            "200": {
+                **_json("The task; If-None-Match with its ETag answers 304.", "Task"),
+                "headers": {"ETag": {"required": True, "schema": {"type": "string"}}},
+            },
+            "304": {"description": "It has not changed."},
+            **_problems(401, 403, 404, 431, 503),
+        },
+    }
+
+
+def _cancel() -> Schema:
+    return {
+        "operationId": "tasks.cancel",
+        "summary": "Cancel a task that has not ended.",
+        "tags": ["tasks"],
+        "parameters": [TASK_ID],
+        "responses": {
+            "202": _json("It is cancelled; a running handler is stopped.", "Task"),
+            **_problems(401, 403, 404, 409, 429, 431, 503),
+        },
+    }
+
+
+def _events() -> Schema:
     stream = {"text/event-stream": {"schema": {"type": "string"}}}
     return {
-        "/v1/tasks": {
-            "get": {
-                "operationId": "tasks.list",
-                "summary": "List your tasks, the newest first.",
-                "tags": ["tasks"],
-                "parameters": list(QUERY),
-                "responses": {
-                    "200": _json("A page of tasks.", "TaskPage"),
-                    **_problems(401, 403, 404, 422, 431, 503),
-                },
-            }
-        },
-        "/v1/tasks/{id}": {
-            "get": {
-                "operationId": "tasks.show",
-                "summary": "Show a task.",
-                "tags": ["tasks"],
-                "parameters": [TASK_ID],
-                "responses": {
-                    "200": {
-                        **_json("The task; If-None-Match with its ETag answers 304.", "Task"),
-                        "headers": {"ETag": {"required": True, "schema": {"type": "string"}}},
-                    },
-                    "304": {"description": "It has not changed."},
-                    **_problems(401, 403, 404, 431, 503),
-                },
-            },
-            "delete": {
-                "operationId": "tasks.cancel",
-                "summary": "Cancel a task that has not ended.",
-                "tags": ["tasks"],
-                "parameters": [TASK_ID],
-                "responses": {
-                    "202": _json("It is cancelled; a running handler is stopped.", "Task"),
-                    **_problems(401, 403, 404, 409, 429, 431, 503),
-                },
-            },
-        },
-        "/v1/tasks/{id}/events": {
-            "get": {
-                "operationId": "tasks.events",
-                "summary": "Hear what happens to a task, as server-sent events.",
-                "description": (
-                    "Events status, progress, result and error, each with the task as its data and"
-                    " its number as its id. The stream ends with the task."
-                ),
-                "tags": ["tasks"],
-                "parameters": [TASK_ID, LAST_EVENT_ID],
-                "responses": {
-                    "200": {"description": "The events.", "content": stream},
-                    "204": {"description": "It has ended and you have heard everything."},
-                    **_problems(401, 403, 404, 431, 503),
-                },
-            }
+        "operationId": "tasks.events",
+        "summary": "Hear what happens to a task, as server-sent events.",
+        "description": (
+            "Events status, progress, result and error, each with the task as its data and"
+            " its number as its id. The stream ends with the task."
+        ),
+        "tags": ["tasks"],
+        "parameters": [TASK_ID, LAST_EVENT_ID],
+        "responses": {
+            "200": {"description": "The events.", "content": stream},
+            "204": {"description": "It has ended and you have heard everything."},
+            **_problems(401, 403, 404, 431, 503),
         },
     }
 

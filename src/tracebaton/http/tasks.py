@@ -89,19 +89,29 @@ def answering(service: Service, endpoint: Endpoint) -> Endpoint:
 
 def task_routes(service: Service) -> list[BaseRoute]:
     """Return the routes below ``/v1/tasks``, without the events of a task."""
+    tasks = _Tasks(service)
+    return [
+        Route("/v1/tasks/{type}", tasks.submit, methods=["POST"]),
+        Route("/v1/tasks/{id}", tasks.show, methods=["GET"]),
+        Route("/v1/tasks", tasks.index, methods=["GET"]),
+        Route("/v1/tasks/{id}", tasks.cancel, methods=["DELETE"]),
+    ]
 
-    async def enqueue(request: Request) -> Response:
-        kind = _registered(service.registry, request.path_params["type"])
-        task = await service.enqueue(kind.name, await body(request, kind.model))
-        return _response_of(service, task)
 
-    async def submit(request: Request) -> Response:
-        _registered(service.registry, request.path_params["type"])  # 404 before the body is read
-        return await _once(service, request, enqueue)
+class _Tasks:
+    """The endpoints of one service's tasks."""
 
-    async def show(request: Request) -> Response:
-        task = await own_task(service.store, request.path_params["id"])
-        response = ResourceResponse(task.resource(trace_url=trace_url_of(service, task)))
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def submit(self, request: Request) -> Response:
+        # 404 before the body is read.
+        _registered(self._service.registry, request.path_params["type"])
+        return await _once(self._service, request, self._enqueue)
+
+    async def show(self, request: Request) -> Response:
+        task = await own_task(self._service.store, request.path_params["id"])
+        response = ResourceResponse(self._resource(task))
         etag = f'"{hashlib.sha256(bytes(response.body)).hexdigest()[:32]}"'
         headers = {"etag": etag, "cache-control": _CACHE}
         if _is_known(request.headers.get("if-none-match"), etag):
@@ -109,32 +119,31 @@ def task_routes(service: Service) -> list[BaseRoute]:
         response.headers.update(headers)
         return response
 
-    async def index(request: Request) -> Response:
-        page = await _kept(service.store).list(_query(request))
-        tasks = [task.resource(trace_url=trace_url_of(service, task)) for task in page.tasks]
+    async def index(self, request: Request) -> Response:
+        page = await _kept(self._service.store).list(_query(request))
+        tasks = [self._resource(task) for task in page.tasks]
         return ResourceResponse(
             {"tasks": tasks, "next_cursor": page.next_cursor}, headers={"cache-control": _CACHE}
         )
 
-    async def cancel(request: Request) -> Response:
-        store = _kept(service.store)
+    async def cancel(self, request: Request) -> Response:
+        store = _kept(self._service.store)
         task = await own_task(store, request.path_params["id"])
         if not await store.cancel(task.id):
             raise Conflict("The task has ended already.")
         task = await own_task(store, task.id)
         trace.get_current_span().set_attributes({TASK_ID: task.id, TASK_TYPE: task.type})
         return ResourceResponse(
-            task.resource(trace_url=trace_url_of(service, task)),
-            status_code=202,
-            headers={"location": f"/v1/tasks/{task.id}"},
+            self._resource(task), status_code=202, headers={"location": f"/v1/tasks/{task.id}"}
         )
 
-    return [
-        Route("/v1/tasks/{type}", submit, methods=["POST"]),
-        Route("/v1/tasks/{id}", show, methods=["GET"]),
-        Route("/v1/tasks", index, methods=["GET"]),
-        Route("/v1/tasks/{id}", cancel, methods=["DELETE"]),
-    ]
+    async def _enqueue(self, request: Request) -> Response:
+        kind = _registered(self._service.registry, request.path_params["type"])
+        task = await self._service.enqueue(kind.name, await body(request, kind.model))
+        return _response_of(self._service, task)
+
+    def _resource(self, task: Task) -> dict[str, Any]:
+        return task.resource(trace_url=trace_url_of(self._service, task))
 
 
 async def own_task(store: TaskStore | None, task_id: str) -> Task:
