@@ -437,15 +437,15 @@ async def test_a_cancelled_batch_keeps_what_failed_before_it(bench: Bench) -> No
 
 async def test_only_so_many_sends_are_remembered(bench: Bench) -> None:
     """To notice a dropped one; the oldest is forgotten first."""
-    producer = bench.producer()
+    acceptance = bench.producer()._acceptance
     task = Task(id="t", type="note", created_at=0, updated_at=0)
     item = Item("note", Note(), deduplication_id="d")
     sending = Sending(item, Context(), INVALID_SPAN, task, Outgoing(body=""))
     for number in range(1001):
-        assert producer._earlier(sending, f"m-{number}") is None
+        assert acceptance._earlier(sending, f"m-{number}") is None
 
-    assert len(producer._remembered) == 1000
-    assert "m-0" not in producer._remembered
+    assert len(acceptance._remembered) == 1000
+    assert "m-0" not in acceptance._remembered
 
 
 async def test_a_failing_call_fails_each_of_its_messages(bench: Bench) -> None:

@@ -4,9 +4,7 @@ says whether both happened.
 """
 
 import asyncio
-import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,11 +14,11 @@ from opentelemetry import trace
 from opentelemetry.trace import Tracer
 from pydantic import BaseModel
 
-from tracebaton import context, problems
-from tracebaton.errors import QueueUnavailable, TracebatonError
-from tracebaton.events import say
+from tracebaton import context
+from tracebaton.errors import TracebatonError
 from tracebaton.metrics import MessagingMetrics
 from tracebaton.propagation import Propagator, installed
+from tracebaton.queue.acceptance import Acceptance
 from tracebaton.queue.batches import send_all
 from tracebaton.queue.coalescing import Coalescer, Departure
 from tracebaton.queue.event import Propagate, TaskEvent
@@ -32,11 +30,8 @@ from tracebaton.queue.sending import Sending, ended, new_task, opened
 from tracebaton.queue.signature import MessageKeys
 from tracebaton.queue.sqs import Queue, Sqs
 from tracebaton.semconv import (
-    EVENT_TASK_DEDUPLICATED,
-    EVENT_TASK_ENQUEUED,
     MESSAGING_BODY_SIZE,
     MESSAGING_CONVERSATION_ID,
-    MESSAGING_MESSAGE_ID,
     SCOPE,
 )
 from tracebaton.tasks import Registry, Task, TaskStore, TaskType
@@ -44,13 +39,8 @@ from tracebaton.tasks.task import rfc3339
 
 __all__ = ["Item", "Producer"]
 
-#: Messages with a deduplication id of the caller's that are remembered, to notice a dropped one.
-_REMEMBERED = 1000
-
 #: Seconds that what is on its way gets when the process stops.
 _CLOSE_SECONDS = 3.0
-
-_log = logging.getLogger("tracebaton.producer")
 
 
 class Producer:
@@ -90,8 +80,9 @@ class Producer:
         self._source = source
         self._keys = keys
         self._now = now
-        self._metrics = metrics or MessagingMetrics()
-        self._remembered: OrderedDict[str, Task] = OrderedDict()
+        self._acceptance = Acceptance(
+            self.outbox, queue_name=queue.name, metrics=metrics or MessagingMetrics()
+        )
         self._coalescer = Coalescer(sqs, queue)
 
     async def enqueue(
@@ -134,7 +125,7 @@ class Producer:
                 await asyncio.shield(departure.done)
         except asyncio.CancelledError as exc:
             if departure.withdraw():
-                await self._refused(sending, exc)
+                await self._acceptance.refused(sending, exc)
             else:  # a call has the message: the task stays if it arrives
                 self._coalescer.keep(self._arrived(sending, departure))
             raise
@@ -182,50 +173,34 @@ class Producer:
             outcomes = await self._send_all([sending.message for sending in sendings])
             errors = [sent.error if sent.message_id is None else None for sent in outcomes]
             if sendings:
-                self._measure(zip(sendings, errors, strict=True), time.perf_counter() - started)
+                self._acceptance.measure(
+                    zip(sendings, errors, strict=True), time.perf_counter() - started
+                )
         except BaseException as exc:
             for sending in prepared:
                 if isinstance(sending, Sending):
-                    await self._refused(sending, exc)
+                    await self._acceptance.refused(sending, exc)
             raise
         settled = zip(sendings, outcomes, strict=True)
-        tasks = iter([await self._settled(sending, sent) for sending, sent in settled])
+        tasks = iter([await self._acceptance.settled(sending, sent) for sending, sent in settled])
         return [next(tasks) if isinstance(one, Sending) else one for one in prepared]
-
-    def _measure(
-        self, sent: Iterable[tuple[Sending, BaseException | None]], seconds: float | None
-    ) -> None:
-        """Count each message and, with the first one, the call it left with."""
-        for sending, exc in sent:
-            if exc is None or isinstance(exc, Exception):  # a cancellation is no failure
-                error_type = None if exc is None else problems.outcome_of(exc).error_type
-                self._metrics.sent(
-                    self._queue.name, seconds, error_type=error_type, context=sending.context
-                )
-                seconds = None
 
     async def _arrived(self, sending: Sending, departure: Departure) -> Task | TracebatonError:
         """Return what becomes of the task now that its message has arrived, or has not."""
         try:
             sent = await departure.done
         except BaseException as exc:  # a mistake of ours, or the end of the loop
-            await self._refused(sending, exc)
+            await self._acceptance.refused(sending, exc)
             raise
         error = None if sent.message_id is not None else sent.error
-        self._measure([(sending, error)], departure.seconds)
-        return await self._settled(sending, sent)
+        self._acceptance.measure([(sending, error)], departure.seconds)
+        return await self._acceptance.settled(sending, sent)
 
     async def _attempted(self, item: Item) -> Sending | TracebatonError:
         try:
             return await self._prepared(item)
         except TracebatonError as exc:
             return exc
-
-    async def _settled(self, sending: Sending, sent: Sent) -> Task | TracebatonError:
-        if sent.message_id is not None:
-            return await self._accepted(sending, sent.message_id)
-        error = sent.error or QueueUnavailable()
-        return await self._refused(sending, error) or error
 
     async def _prepared(self, item: Item) -> Sending:
         """Check, compose and save: a worker may be faster than the line after the send."""
@@ -276,36 +251,3 @@ class Producer:
             return []
         url = await self._queue.url()
         return await send_all(self._sqs, url, messages, ordered=self._queue.fifo)
-
-    async def _accepted(self, sending: Sending, message_id: str) -> Task:
-        fields = {"task_type": sending.task.type, "message_id": message_id}
-        token = otel.attach(sending.context)
-        sending.span.set_attribute(MESSAGING_MESSAGE_ID, message_id)
-        try:
-            earlier = self._earlier(sending, message_id)
-            if earlier is None:
-                self.outbox.confirm(sending.task)
-                say(_log, EVENT_TASK_ENQUEUED, fields, clean=True)
-                return sending.task
-            _log.warning(
-                EVENT_TASK_DEDUPLICATED, extra={"fields": fields | {"earlier_task_id": earlier.id}}
-            )
-        finally:
-            ended(sending.span)
-            otel.detach(token)
-        await self.outbox.take_back(sending.task)
-        return earlier
-
-    def _earlier(self, sending: Sending, message_id: str) -> Task | None:
-        """Return the task that SQS took this one for: it answers with that one's message id."""
-        if sending.item.deduplication_id is None:
-            return None
-        earlier = self._remembered.setdefault(message_id, sending.task)
-        if len(self._remembered) > _REMEMBERED:
-            self._remembered.popitem(last=False)
-        return None if earlier is sending.task else earlier
-
-    async def _refused(self, sending: Sending, exc: BaseException) -> Task | None:
-        """Take the task back, unless a worker has it: then the send only seemed to fail."""
-        ended(sending.span, exc)
-        return await self.outbox.take_back(sending.task)
