@@ -1,6 +1,7 @@
 """The tree of exceptions: what it draws is what it is."""
 
 import inspect
+import math
 import pickle
 import re
 
@@ -97,6 +98,13 @@ def test_retry_later_and_reject_carry_what_a_handler_says() -> None:
     assert (later.delay, later.retry_after, later.detail) == (30, 30, "The model is busy.")
     assert (rejected.detail, rejected.reason_code) == ("No credit.", "credit")
     assert Reject().reason_code == "rejected"
+
+
+def test_retry_later_is_never_later_than_sqs_can() -> None:
+    """An infinite delay is 12 hours; what is no number is the handler's own mistake."""
+    assert (RetryLater(math.inf).delay, RetryLater(86_400).retry_after) == (43_200, 43_200)
+    with pytest.raises(ValueError, match="not a number"):
+        RetryLater(math.nan)
 
 
 @pytest.mark.parametrize("cls", tree(), ids=lambda cls: cls.__name__)

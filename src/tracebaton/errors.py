@@ -46,8 +46,9 @@ One mapping (``problems.py``) reads these four and feeds the problem body, the s
 Sentry and the worker's retry decision.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 __all__ = [
     "ConfigurationError",
@@ -89,6 +90,9 @@ __all__ = [
     "ValidationFailed",
     "WorkerLost",
 ]
+
+#: Seconds of SQS's longest visibility timeout, 12 hours.
+_LONGEST_DELAY: Final = 43_200
 
 
 class TracebatonError(Exception):
@@ -380,7 +384,14 @@ class RetryLater(TaskSignal):
             delay: Seconds until the next try; the back-off of the retry policy where absent. Capped
                 at what is left of SQS's 12 hours.
             detail: Why, for logs and the span.
+
+        Raises:
+            ValueError: The delay is not a number.
         """
+        if isinstance(delay, int | float):  # unpickled, it is the text for a moment
+            if math.isnan(delay):
+                raise ValueError("RetryLater: the delay is not a number of seconds.")
+            delay = min(delay, _LONGEST_DELAY)  # ``math.inf`` asks for as late as possible
         super().__init__(detail, retry_after=delay)
         self.delay = delay
 
