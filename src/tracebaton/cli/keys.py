@@ -9,7 +9,9 @@ from tracebaton.cli.text import fail, print_json, print_table
 
 __all__ = ["command"]
 
-command: typer.Typer = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+command: typer.Typer = typer.Typer(
+    help="Create, list and revoke API keys.", no_args_is_help=True, add_completion=False
+)
 
 File = Annotated[
     Path | None, typer.Option("--file", help="The key file; TRACEBATON_API_KEYS_FILE by default.")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tracebaton.queue.sqs import Queue
     from tracebaton.runtime import Runtime
 
-__all__ = ["commands"]
+__all__ = ["dlq", "quarantine"]
 
 Result = TypeVar("Result")
 
@@ -50,11 +50,13 @@ OneId = Annotated[str, typer.Argument(help="Task or message id, as `list` shows 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
-def commands(kind: "Kind") -> typer.Typer:
+def _commands(kind: "Kind") -> typer.Typer:
     """Return the four commands of the DLQ or of the quarantine queue."""
     where = "dead-letter queue" if kind == "dlq" else "quarantine queue"
     group = typer.Typer(
-        help=f"List, show, redrive and purge what lies in the {where}.", no_args_is_help=True
+        help=f"List, show, redrive and purge what lies in the {where}.",
+        no_args_is_help=True,
+        add_completion=False,
     )
     one = _Commands(kind, where)
     filtered, paced = built(choice=_choice), built(choice=_choice, pace=_pace)
@@ -249,3 +251,7 @@ def _conclude(tally: "Tally", done: str, pace: "Pace", *, as_json: bool) -> None
             print(f"{count} refused: {printable(reason)}", file=sys.stderr)
     if refused:
         raise typer.Exit(1)
+
+
+dlq: typer.Typer = _commands("dlq")
+quarantine: typer.Typer = _commands("quarantine")
