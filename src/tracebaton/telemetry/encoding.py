@@ -14,7 +14,7 @@ from typing import Any, Final
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, Status
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 
 from tracebaton.telemetry.masking import dict_of
 
@@ -93,6 +93,8 @@ def _flags(context: SpanContext | None) -> bytes:
 
 
 def _status(status: Status) -> bytes:
+    if status.status_code is StatusCode.UNSET and not status.description:
+        return b"z\x00"
     said = _text(b"\x12", status.description) + _count(b"\x18", status.status_code.value)
     return _sized(b"z", said)
 
@@ -111,18 +113,41 @@ def _link(link: Link) -> bytes:
 def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> list[bytes]:
     parts: list[bytes] = []
     for name, value in dict_of(attributes).items():
-        key = _key(name)
-        if type(value) is str:  # most are, and this way they take a third of the time
-            text = value.encode("utf-8", "replace")
-            length = len(text)
-            if length < _SHORT and len(key) < _SHORT:
-                sizes = _SMALL[len(key) + length + 3], _SMALL[length + 2], _SMALL[length]
-                parts += (tag, sizes[0], key, sizes[1], b"\n", sizes[2], text)
+        kind = type(value)
+        if kind is str:  # most are
+            told = value.encode("utf-8", "replace")
+            length = len(told)
+            if length < _SHORT:
+                parts += (_before_text(tag, name, length), told)
                 continue
-        told = _value(value)
-        size = _varint(len(told))
-        parts += (tag, _varint(len(key) + len(size) + len(told)), key, size, told)
+            told = _sized(b"\n", told)
+        elif kind is int and value in _INT64:
+            told = b"\x18" + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+        elif kind is float:
+            told = _DOUBLE.pack(0x21, value)
+        else:
+            told = _value(value)
+        length = len(told)
+        before = _before(tag, name, length) if length < _SHORT else _beginning(tag, name, length)
+        parts += (before, told)
     return parts
+
+
+def _beginning(tag: bytes, name: str, length: int) -> bytes:
+    """Return what of a pair stands before its value, an ``AnyValue`` of *length* bytes."""
+    key, size = _key(name), _varint(length)
+    return tag + _varint(len(key) + len(size) + length) + key + size
+
+
+#: The same for short values: names come again and again, and with them lengths.
+_before: Final = lru_cache(maxsize=4096)(_beginning)
+
+
+@lru_cache(maxsize=4096)
+def _before_text(tag: bytes, name: str, length: int) -> bytes:
+    """Return what of a pair stands before a text of *length* bytes."""
+    own = b"\n" + _varint(length)
+    return _beginning(tag, name, len(own) + length) + own
 
 
 @lru_cache(maxsize=1024)
@@ -176,7 +201,7 @@ def _written(number: int) -> bytes:
     return bytes(said)
 
 
-#: Bytes of a text up to which its length and that of the value around it fit into one byte each.
-_SHORT: Final = 126
-#: Each length up to that of a pair of a short name and a short text.
-_SMALL: Final = tuple(_written(number) for number in range(2 * _SHORT + 3))
+#: Bytes of a value from which on it is rare that the length comes again.
+_SHORT: Final = 128
+#: The lengths of most of what there is.
+_SMALL: Final = tuple(_written(number) for number in range(1024))
