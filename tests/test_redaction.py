@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from tracebaton.redaction import (
     MASK,
     Limits,
+    are_clean,
+    is_clean,
     is_sensitive,
     redact_mapping,
     redact_text,
@@ -408,6 +410,45 @@ def test_a_text_is_cut_between_words() -> None:
     assert redact_text(text, limit=60) == "x" * 30 + "… [60 more characters]"
     assert redact_text("a" * 9000, limit=8192) == "a" * 4096 + "… [4904 more characters]"
     assert redact_text("a" * 900, limit=100) == "… [900 more characters]"
+
+
+#: Parts of texts, some of which are secrets, or become ones beside others.
+PIECES = [
+    *("token", "password=", "sig=", "key: ", "a", " ", "=", ":", "\n", "('", "%3D", "é", "\ud800"),
+    *(
+        "://u:p@h",
+        "aws ",
+        "Bearer ",
+        "AKIAIOSFODNN7EXAMPLE",
+        "AIza",
+        "x" * 12,
+        "4111 1111 1111 1111",
+    ),
+    *(
+        "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        JWT,
+        API_KEY,
+        PEM,
+        "4111111111111111",
+        "b" * 8190,
+    ),
+]
+
+
+@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), max_size=4))
+def test_texts_that_are_clean_together_are_clean_alone(texts: list[str]) -> None:
+    """So that one look at all of a span's attributes is enough."""
+    assert not are_clean(texts) or [redact_text(text) for text in texts] == texts
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, None, 7, 1.5, "text", 10**400, float("nan"), ["text"], {"a": 1}, (1, 2)],
+    ids=str,
+)
+def test_values_are_clean_together_as_they_are_alone(value: Any) -> None:
+    """Numbers beyond JSON and containers are looked at one by one."""
+    assert are_clean(["text", value]) == is_clean("name", value)
 
 
 @given(st.text(alphabet=st.sampled_from("token=:'\" {}[]&;,\\\n-@/?%3Da1"), max_size=60))

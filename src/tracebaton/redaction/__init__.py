@@ -9,11 +9,12 @@ of a value has a size and a depth (`values`, `exceptions`).
 from tracebaton.redaction.exceptions import redact_exception
 from tracebaton.redaction.names import MASK, is_sensitive
 from tracebaton.redaction.text import redact_text, redact_url
-from tracebaton.redaction.values import Limits, is_clean, redact_mapping, redact_value
+from tracebaton.redaction.values import Limits, are_clean, is_clean, redact_mapping, redact_value
 
 __all__ = [
     "MASK",
     "Limits",
+    "are_clean",
     "is_clean",
     "is_sensitive",
     "redact_exception",

@@ -5,7 +5,7 @@ from typing import Final
 
 from tracebaton.redaction.names import MASK
 
-__all__ = ["without_pem", "without_shapes", "without_url_password"]
+__all__ = ["may_have_a_shape", "without_pem", "without_shapes", "without_url_password"]
 
 _USERINFO: Final = re.compile(r"""://([^\s/?#"'@:]*+)(:[^\s/?#"']*)?@""")
 _SCHEME: Final = re.compile(r"(?i)\b(bearer|basic) {1,4}+([\w.~+/=\-]++)")
@@ -61,6 +61,24 @@ def without_shapes(text: str) -> str:
     if "A" in text and ("AKIA" in text or "ASIA" in text or "AROA" in text or "AIDA" in text):
         text = _AWS_ID.sub(MASK, text)
     return _CARD.sub(_without_card, text) if _CARD.search(text) else text
+
+
+def may_have_a_shape(text: str) -> bool:
+    """Tell whether `without_shapes()` finds anything to look at in *text*, or in a part of it."""
+    return (
+        ((" " in text or "=" in text or ":" in text) and _may_have_a_context(text))
+        or _may_have_a_prefix(text)
+        or "eyJ" in text
+        or ("A" in text and _AWS_ID.search(text) is not None)
+        or _CARD.search(text) is not None
+    )
+
+
+def _may_have_a_context(text: str) -> bool:
+    low = text.lower()
+    if "bearer " in low or "basic " in low:
+        return True
+    return "aws" in low and _AWS_SECRET.search(text) is not None
 
 
 def _without_contexts(text: str) -> str:

@@ -2,16 +2,16 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from itertools import islice
 from typing import Any, Final
 
 from tracebaton.redaction.names import MASK, PLAIN, SECRET_NUMBER, sensitivity
-from tracebaton.redaction.text import TEXT_LIMIT, redact_text
+from tracebaton.redaction.text import TEXT_LIMIT, are_clean_texts, redact_text
 
-__all__ = ["Limits", "is_clean", "redact_mapping", "redact_value"]
+__all__ = ["Limits", "are_clean", "is_clean", "redact_mapping", "redact_value"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,28 @@ def is_clean(name: str, value: Any) -> bool:
     if kind is int:
         return sensitivity(name) != SECRET_NUMBER and -_BIG < value < _BIG
     return kind is bool or value is None or (kind is float and math.isfinite(value))
+
+
+def are_clean(values: Iterable[Any]) -> bool:
+    """
+    Tell, at the cost of one, that `redact_value()` would leave each of *values* as it is.
+
+    Their names are not asked, they have to be harmless ones. False is no verdict.
+    """
+    texts = []
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            texts.append(value)
+        elif kind is int:
+            if not -_BIG < value < _BIG:
+                return False
+        elif kind is float:
+            if not math.isfinite(value):
+                return False
+        elif kind is not bool and value is not None:
+            return False
+    return are_clean_texts(texts)
 
 
 def redact_mapping(mapping: Mapping[Any, Any], *, limits: Limits = _DEFAULT) -> dict[str, Any]:

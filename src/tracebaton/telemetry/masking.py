@@ -3,14 +3,15 @@ What a span loses before any sink sees it: secrets, by the one place that knows 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import SpanContext, Status
 
-from tracebaton.redaction import MASK, is_clean, redact_text, redact_value
-from tracebaton.semconv import HTTP_TARGET, URL_ATTRIBUTES, URL_QUERY
+from tracebaton.redaction import MASK, are_clean, is_clean, is_sensitive, redact_text, redact_value
+from tracebaton.semconv import AWS_SQS, HTTP_TARGET, URL_ATTRIBUTES, URL_QUERY
 
 __all__ = ["changed", "dict_of", "mask_attributes", "mask_span"]
 
@@ -25,7 +26,11 @@ def mask_span(span: ReadableSpan) -> ReadableSpan:
     Done when it has ended, because instrumentations set attributes until then; a query may hold a
     token under any name and goes whole.
     """
-    attributes = mask_attributes(span.attributes)
+    plain = dict_of(span.attributes)
+    described = span.events or span.status.description
+    if not described and _are_harmless(tuple(plain)) and are_clean([span.name, *_own(plain)]):
+        return span
+    attributes = mask_attributes(plain)
     events = _events(span.events)
     description = span.status.description
     status = None
@@ -35,6 +40,17 @@ def mask_span(span: ReadableSpan) -> ReadableSpan:
     if attributes is None and events is None and status is None and name == span.name:
         return span
     return changed(span, name=name, attributes=attributes, events=events, status=status)
+
+
+@lru_cache(maxsize=1024)
+def _are_harmless(names: tuple[str, ...]) -> bool:
+    """Tell whether only the values of attributes with these *names* may have to be masked."""
+    return not any(name in _QUERIES or is_sensitive(name) for name in names)
+
+
+def _own(attributes: Mapping[str, Any]) -> list[Any]:
+    """Return the values of *attributes* without those that every span of a queue has."""
+    return [value for value in attributes.values() if value != AWS_SQS]
 
 
 def mask_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any] | None:
