@@ -16,6 +16,7 @@ from stage import Broker, create_queues
 from tracebaton import Tracebaton, TracebatonError
 from tracebaton.local import LocalSqs
 from tracebaton.settings import Settings
+from tracebaton.telemetry import spans
 
 pytestmark = pytest.mark.backends
 
@@ -67,7 +68,8 @@ async def work(pipelines: Any, sentry: SentryReceiver, folder: Path, **job: Any)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Return what moves the clock of spans on."""
     ahead = [0]
-    monkeypatch.setattr(sdk, "time_ns", lambda: time.time_ns() + ahead[0])
+    for clock in (sdk, spans):
+        monkeypatch.setattr(clock, "time_ns", lambda: time.time_ns() + ahead[0])
 
     def advance(seconds: float) -> None:
         ahead[0] += int(seconds * 1e9)

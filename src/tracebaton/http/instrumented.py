@@ -21,6 +21,8 @@ __all__ = ["Instrumented", "readable", "undo"]
 _RAW: Final = "tracebaton.headers"
 #: What a span has for the time in which the instrumentation repeats itself.
 _SET: Final = "set_attribute"
+#: Where the spans come from that keep what they start with: the SDK's, and those of our provider.
+_SPANS: Final = frozenset({"opentelemetry.sdk.trace", "tracebaton.telemetry.spans"})
 #: The only method of OTel's proxies for meters beside the interface's, by which they hear of one.
 _ON_SET: Final = "on_set_meter_provider"
 #: The headers that the instrumentation, and our propagator in it, read.
@@ -97,7 +99,7 @@ class _Unrepeated(Tracer):
     def start_span(self, *args: Any, **kwargs: Any) -> trace.Span:
         """Start a span; one that a sampler gave other attributes gets them as ever."""
         span = self._tracer.start_span(*args, **kwargs)
-        if type(span).__module__ == "opentelemetry.sdk.trace":
+        if type(span).__module__ in _SPANS:
             known, given = getattr(span, "attributes", None), kwargs.get("attributes")
             if given and known and len(known) >= len(given):
                 vars(span)[_SET] = _set_nothing

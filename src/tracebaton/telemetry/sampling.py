@@ -135,18 +135,32 @@ class HeadSampler(Sampler):
     ) -> SamplingResult:
         """Return the decision for one span; the parent's tracestate goes on unchanged."""
         parent = trace.get_current_span(parent_context).get_span_context()
+        decision = self.decide(parent, parent_context, trace_id, kind=kind, attributes=attributes)
         state = parent.trace_state if parent.is_valid else trace_state
-        if parent.is_valid and self._follows(parent, parent_context):
+        kept = None if decision is Decision.DROP else attributes
+        return SamplingResult(decision, kept, state)
+
+    def decide(
+        self,
+        parent: SpanContext,
+        context: Context | None,
+        trace_id: int,
+        *,
+        kind: SpanKind | None,
+        attributes: Attributes,
+    ) -> Decision:
+        """Return the decision alone, for a span below *parent*, which stands in *context*."""
+        if parent.is_valid and self._follows(parent, context):
             keeps = parent.trace_flags.sampled
         else:
             drawn = self._keep_polls or not _is_poll(parent, attributes)
             keeps = drawn and self._draw(trace_id, kind, attributes)
         if keeps:
-            return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
+            return Decision.RECORD_AND_SAMPLE
         call = self._record_calls and kind is SpanKind.CLIENT
         if call or (self._keep_errors and not _is_poll(parent, attributes)):
-            return SamplingResult(Decision.RECORD_ONLY, attributes, state)
-        return SamplingResult(Decision.DROP, None, state)
+            return Decision.RECORD_ONLY
+        return Decision.DROP
 
     def _draw(self, trace_id: int, kind: SpanKind | None, attributes: Attributes) -> bool:
         rate = self._rates.of(kind, attributes)
