@@ -26,6 +26,7 @@ from tracebaton.errors import ConfigurationError, TracebatonError
 from tracebaton.garbage import spare
 from tracebaton.http.app import create_health_app, end_streams
 from tracebaton.http.connections import HEADER_BYTES, PatientProtocol
+from tracebaton.runtime import WorkerService
 from tracebaton.semconv import EVENT_WORKER_DRAINED
 
 __all__ = [
@@ -199,6 +200,21 @@ def _refuse_open_door(app: Tracebaton, host: str) -> None:
         )
 
 
+#: Seconds that a worker that is up waits with saying so for SQS's answer to its first receive.
+_ANSWER_SECONDS = 2.0
+
+
+async def _tell_when_ready(worker: WorkerService, tell: Callable[[], None]) -> None:
+    """Call *tell* when ``/readyz`` says so too: whoever waits for the line asks that next."""
+    until = time.monotonic() + _ANSWER_SECONDS
+    while time.monotonic() < until:
+        if all((await worker.ready()).values()):
+            break
+        await asyncio.sleep(0.01)
+    if not worker.stopped:
+        tell()
+
+
 async def run_worker(app: Tracebaton, *, host: str, port: int, announce: Announce) -> None:
     """Run the worker, and its health port, until a signal comes and everything is drained."""
     runtime = app.runtime("worker")
@@ -221,10 +237,13 @@ async def run_worker(app: Tracebaton, *, host: str, port: int, announce: Announc
         try:
             await worker.prepare()
             queue_url = None if worker.stopped else await runtime.queue.url()
-            if queue_url is not None:
-                announce({"event": "worker.ready", "health": url, "queue_url": queue_url})
             spare()
-            report = await worker.run()
+            said = {"event": "worker.ready", "health": url, "queue_url": queue_url}
+            telling = asyncio.create_task(_tell_when_ready(worker, lambda: announce(said)))
+            try:
+                report = await worker.run()
+            finally:
+                telling.cancel()
         finally:
             flushed = await runtime.close()
     _log.info(
