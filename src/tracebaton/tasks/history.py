@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from tracebaton.tasks.store import Change, ChangeKind
-from tracebaton.tasks.task import Task, TaskStatus
+from tracebaton.tasks.task import FIELDS, STATUSES, Task, TaskStatus, restored
 
 __all__ = ["OUTCOMES", "change_of", "snapshot_of"]
 
@@ -39,9 +39,9 @@ def snapshot_of(task: Task) -> str:
 def change_of(task: Task, number: int, kind: ChangeKind, snapshot: str) -> Change:
     """Return the entry of the history of *task* that was kept as *snapshot*."""
     kept: dict[str, Any] = json.loads(snapshot)
-    status = TaskStatus(kept.pop("status"))
+    status = STATUSES[kept["status"]]
     # A result is written once, with the state that no task leaves.
     result = task.result if status is TaskStatus.SUCCEEDED else None
-    then = {name: getattr(task, name) for name in Task.__dataclass_fields__} | kept
+    then = {name: getattr(task, name) for name in FIELDS} | kept
     then |= {"status": status, "result": result, "changes": number}
-    return Change(number, kind, Task(**then))
+    return Change(number, kind, restored(then.values()))

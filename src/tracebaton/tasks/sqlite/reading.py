@@ -11,7 +11,7 @@ from tracebaton.tasks.history import change_of
 from tracebaton.tasks.lists import Page, TaskQuery, decode_cursor, encode_cursor
 from tracebaton.tasks.sqlite.rows import COLUMNS, task_of
 from tracebaton.tasks.store import Change, Glimpse
-from tracebaton.tasks.task import Task, TaskStatus
+from tracebaton.tasks.task import STATUSES, Task
 
 __all__ = ["get", "glimpse", "history", "page"]
 
@@ -68,7 +68,7 @@ def glimpse(connection: sqlite3.Connection, task_ids: Collection[str]) -> Mappin
         " AND id IN (SELECT value FROM json_each(?))",
         (json.dumps(list(task_ids)),),
     )
-    return {row["id"]: Glimpse(TaskStatus(row["status"]), row["changes"]) for row in rows}
+    return {row["id"]: Glimpse(STATUSES[row["status"]], row["changes"]) for row in rows}
 
 
 def history(

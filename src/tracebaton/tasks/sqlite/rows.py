@@ -4,30 +4,29 @@ Rows and what they stand for: tasks, and the entries of their history.
 
 import json
 import sqlite3
-from typing import Final
+from typing import Any, Final
 
 from tracebaton.tasks.history import snapshot_of
 from tracebaton.tasks.store import ChangeKind
-from tracebaton.tasks.task import Task, TaskStatus
+from tracebaton.tasks.task import FIELDS, STATUSES, Task, restored
 
 __all__ = ["COLUMNS", "note", "noted", "task_of"]
 
-COLUMNS: Final = (
-    "id, type, status, user_id, correlation_id, trace_id, parent_task_id, attempt, progress,"
-    " progress_message, result, error, failures, created_at, updated_at, started_at, ended_at,"
-    " owner, lease_until, traceparent, previous, changes"
-)
+#: One for each field, by its name.
+COLUMNS: Final = ", ".join(FIELDS)
+_STATUS, _RESULT, _ERROR, _FAILURES = map(FIELDS.index, ("status", "result", "error", "failures"))
 
 
 def task_of(row: sqlite3.Row) -> Task:
     """Return the task of a row of `COLUMNS`."""
-    fields = dict(row)
-    fields["status"] = TaskStatus(fields["status"])
-    fields["failures"] = tuple(json.loads(fields["failures"]))
-    for name in ("result", "error"):
-        if fields[name] is not None:
-            fields[name] = json.loads(fields[name])
-    return Task(**fields)
+    values: list[Any] = list(row)
+    values[_STATUS] = STATUSES[values[_STATUS]]
+    failures = values[_FAILURES]
+    values[_FAILURES] = () if failures == "[]" else tuple(json.loads(failures))
+    for column in (_RESULT, _ERROR):
+        if values[column] is not None:
+            values[column] = json.loads(values[column])
+    return restored(values)
 
 
 def noted(
