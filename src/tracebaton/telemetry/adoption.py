@@ -18,6 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from tracebaton.propagation import Propagator
 from tracebaton.telemetry.enrichment import SpanPipeline
+from tracebaton.telemetry.measuring import quickened
 from tracebaton.telemetry.spans import lightened
 
 __all__ = ["Found", "OwnMeterProvider", "OwnTracerProvider", "pipelines_of"]
@@ -38,7 +39,11 @@ class OwnTracerProvider(TracerProvider):
 
 
 class OwnMeterProvider(MeterProvider):
-    """A meter provider of ours."""
+    """A meter provider of ours, whose instruments measure at less of a cost, see `OwnMeter`."""
+
+    def get_meter(self, *args: Any, **kwargs: Any) -> metrics.Meter:
+        """Return the meter of a library."""
+        return quickened(super().get_meter(*args, **kwargs))
 
 
 @dataclass(frozen=True, slots=True)
