@@ -192,6 +192,24 @@ async def test_a_lock_that_is_never_given_up_fails_all_who_wait(
     assert seconds < 3
 
 
+async def test_readers_go_on_while_another_process_writes(
+    tmp_path: Path, queued: Queued, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that waits for the lock in vain takes none along, nor does who opens the file."""
+    monkeypatch.setattr(database, "_BUSY_MS", 50)
+    path = tmp_path / "tasks.db"
+    store, late = SqliteTaskStore(path), SqliteTaskStore(path)
+    await store.create(queued())
+    with locked(path):
+        with pytest.raises(StoreUnavailable):
+            await store.cancel("t-1")
+        found = [await store.get("t-1"), await late.get("t-1")]
+    await store.close()
+    await late.close()
+
+    assert [task and task.status for task in found] == ["queued", "queued"]
+
+
 #: The tables as the first version made them.
 FIRST = """
 CREATE TABLE tasks (

@@ -116,7 +116,8 @@ class Database:
             return None, exc
 
     def _away(self, exc: Exception) -> Outcome:
-        self._disconnect()  # the next call starts afresh, so that a repaired file is found
+        if not _is_busy(exc):
+            self._disconnect()  # the next call starts afresh, so that a repaired file is found
         away = StoreUnavailable("The task store cannot be reached. Try again in a moment.")
         away.__cause__ = exc
         return None, away
@@ -158,13 +159,25 @@ def _prepare(connection: sqlite3.Connection) -> None:
     # NORMAL loses no committed write when a process dies, only on loss of power (sqlite.org/wal).
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
-    connection.execute("BEGIN IMMEDIATE")  # two processes may start at once: one migrates
-    _migrate(connection)
-    connection.execute("COMMIT")
+    if _version(connection) != len(MIGRATIONS):  # else a reader need not wait for the lock
+        connection.execute("BEGIN IMMEDIATE")  # two processes may start at once: one migrates
+        _migrate(connection)
+        connection.execute("COMMIT")
+
+
+def _is_busy(exc: Exception) -> bool:
+    """Tell whether another process held the lock for too long, which harms no connection."""
+    code: int = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & 0xFF == sqlite3.SQLITE_BUSY  # of an extended code the last byte is the plain one
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    version: Any = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = _version(connection)
     if version > len(MIGRATIONS):
         raise sqlite3.DatabaseError(
             f"The file has version {version}, this tracebaton knows up to {len(MIGRATIONS)}:"
