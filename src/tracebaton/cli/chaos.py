@@ -191,4 +191,4 @@ def chaos_worker(
     application = load_app(app)
     registry = Journal(journal).recorded(application.registry, lose=lose, seed=seed)
     application.registry = registry
-    loop.run(run_worker(application, host="127.0.0.1", port=0, announce=announce))
+    loop.serve(run_worker(application, host="127.0.0.1", port=0, announce=announce))

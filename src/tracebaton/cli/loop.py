@@ -1,11 +1,14 @@
-"""The one way from a command into the event loop."""
+"""The ways from a command into the event loop."""
 
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
-__all__ = ["run"]
+__all__ = ["run", "serve"]
 
 T = TypeVar("T")
+
+#: Seconds that what is left behind gets to end, once the work of a process is done.
+_END_SECONDS: Final = 5.0
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -13,3 +16,35 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     import asyncio  # a tenth of the time that ``--help`` takes, which has no use for it
 
     return asyncio.run(work)
+
+
+def serve(work: Coroutine[Any, Any, T], *, code: Callable[[T], int] = lambda _: 0) -> T:
+    """
+    Run *work*, whose end is the process's, as `run()`; what outlives it is cut short.
+
+    asyncio waits for every task before it closes its loop, and the interpreter for every thread of
+    an executor. A handler that does not heed its cancellation, or that hangs in a thread of its
+    own, would keep a drained worker for ever.
+
+    Args:
+        code: Returns the exit code of what *work* returned.
+    """
+    import threading
+
+    async def ended() -> T:
+        result = await work
+        threading.Thread(target=_cut_short, args=(code(result),), daemon=True).start()
+        return result
+
+    return run(ended())
+
+
+def _cut_short(code: int) -> None:
+    import logging
+    import os
+    import time
+
+    time.sleep(_END_SECONDS)
+    fields = {"remedy": "A task or a thread did not end: let handlers end when they are cancelled"}
+    logging.getLogger("tracebaton").warning("process.cut_short", extra={"fields": fields})
+    os._exit(code)

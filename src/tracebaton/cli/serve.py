@@ -46,23 +46,27 @@ def dev(
         print(f"tracebaton: the {name} process ended by itself with {code}", file=sys.stderr)
         failures.append(2 if code == 2 else 1)
 
-    loop.run(
+    def code(_: None) -> int:
+        return max(failures, default=0)
+
+    loop.serve(
         run_dev(
             options,
             announce=_announce_dev,
             pretty=sys.stdout.isatty(),
             out=sys.stdout.buffer,
             fail=fail,
-        )
+        ),
+        code=code,
     )
-    _leave(max(failures, default=0))
+    _leave(code(None))
 
 
 def api(app: App = _CHAT, host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Serve the API."""
     from tracebaton.processes import load_app, run_api
 
-    loop.run(run_api(load_app(app), host=host, port=port, announce=announce))
+    loop.serve(run_api(load_app(app), host=host, port=port, announce=announce))
     _leave(0)
 
 
@@ -78,10 +82,11 @@ def worker(
 
         options = CrewOptions(app=app, processes=processes, host=host, port=port)
         out, pretty = sys.stdout.buffer, sys.stdout.isatty()
-        _leave(loop.run(run_crew(options, announce=announce, out=out, pretty=pretty)))
+        crew = run_crew(options, announce=announce, out=out, pretty=pretty)
+        _leave(loop.serve(crew, code=int))
     from tracebaton.processes import load_app, run_worker
 
-    loop.run(run_worker(load_app(app), host=host, port=port, announce=announce))
+    loop.serve(run_worker(load_app(app), host=host, port=port, announce=announce))
     _leave(0)
 
 
@@ -92,7 +97,7 @@ def viewer(
     """Serve the trace viewer alone, on loopback; it takes OTLP over HTTP from anything."""
     from tracebaton.dev import run_viewer
 
-    loop.run(run_viewer(port=port, data=data, announce=announce))
+    loop.serve(run_viewer(port=port, data=data, announce=announce))
     _leave(0)
 
 
