@@ -76,6 +76,17 @@ async def test_what_cannot_be_handled_is_moved(
     assert [(line.levelname, vars(line)["fields"]["code"]) for line in lines] == [("ERROR", code)]
 
 
+@pytest.mark.parametrize(("data", "where"), [(None, ""), ({"number": "seven"}, ": number")])
+async def test_the_detail_says_what_is_wrong(bench: Bench, data: Any, where: str) -> None:
+    """The fields that do not fit, none of them where the data is no object."""
+    bench.handle(never)
+    await bench.send(event(data=data))
+    await quarantine(bench)
+    (copy,) = await bench.take("tasks-quarantine")
+
+    assert quarantined(copy).detail == f"The data does not fit the model of 'note'{where}."
+
+
 async def test_the_copy_belongs_to_the_trace(bench: Bench) -> None:
     """Its send span is in the original trace, links where the message came from, and is named."""
     await bench.send("no JSON", {"traceparent": TRACEPARENT})

@@ -232,6 +232,5 @@ def _validated(kind: TaskType, attempt: Attempt) -> BaseModel:
         return kind.model.model_validate(event.data)
     except ValidationError as exc:
         fields = ", ".join(".".join(map(str, error["loc"])) for error in exc.errors())
-        raise InvalidTaskData(
-            f"The data does not fit the model of {kind.name!r}: {fields}."
-        ) from exc
+        where = f": {fields}" if fields else ""  # the whole is wrong where it is no object
+        raise InvalidTaskData(f"The data does not fit the model of {kind.name!r}{where}.") from exc
