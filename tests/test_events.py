@@ -3,12 +3,14 @@
 import io
 import json
 import logging
+import threading
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 
-from tracebaton.context import RequestStore, entered
+from tracebaton.context import RequestStore, authenticate, entered
 from tracebaton.events import say
 from tracebaton.logs import configure_logging
 
@@ -53,6 +55,36 @@ def test_a_formatter_of_somebody_elses_finds_every_attribute() -> None:
     assert logging.Formatter(names).format(ours) == logging.Formatter(names).format(stock)
     assert 0 <= ours.msecs < 1000
     assert logging.Formatter("%(asctime)s %(pathname)s %(lineno)d").format(ours)
+
+
+def test_each_line_has_the_ids_of_its_own_request(out: io.StringIO) -> None:
+    """In turns, after somebody was recognised, and in several threads at once."""
+    log = logging.getLogger("shop.test")
+    contexts = {}
+    for number in range(4):
+        with entered(RequestStore(correlation_id=f"c-{number}", attempt=number)):
+            contexts[number] = copy_context()
+
+    def work(number: int) -> None:
+        for turn in range(200):
+            contexts[number].run(say, log, "order.placed", {"number": number, "turn": turn})
+
+    contexts[0].run(say, log, "order.seen", {})
+    contexts[0].run(authenticate, "ann")
+    threads = [threading.Thread(target=work, args=(number,)) for number in contexts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first, *rest = map(json.loads, out.getvalue().splitlines())
+
+    assert first["user_id"] is None
+    assert len(rest) == 800
+    for line in rest:
+        number = line["number"]
+        user = "ann" if number == 0 else None
+        ids = (line["correlation_id"], line["attempt"], line["user_id"])
+        assert ids == (f"c-{number}", number, user)
 
 
 def test_a_level_that_is_off_and_a_disabled_logger_are_silent(out: io.StringIO) -> None:

@@ -5,6 +5,7 @@ Reading and writing are apart from the question who may be believed, which `prop
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 from urllib.parse import quote
 
 from opentelemetry import baggage
@@ -22,9 +23,10 @@ from tracebaton.semconv import (
 from tracebaton.w3c import Member, encode_member
 
 __all__ = [
+    "Owned",
     "header",
     "incoming_sentry_members",
-    "is_foreign",
+    "owned",
     "store_fields",
     "with_foreign",
     "with_sentry",
@@ -57,13 +59,40 @@ def header(context: Context, sentry: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def store_fields(members: Iterable[Member], *, own: bool) -> dict[str, str]:
-    """Return the store's fields among *members*; a message that is not our *own* names no user."""
-    fields = {
-        member.key.removeprefix(BAGGAGE_PREFIX): member.value
-        for member in members
-        if member.key.startswith(BAGGAGE_PREFIX)
-    }
+class Owned(NamedTuple):
+    """
+    The members of a header by their owners.
+
+    Attributes:
+        store: Those of the request store, without their prefix.
+        sentry: Keys with their prefix, and values.
+        foreign: What is neither ours nor Sentry's.
+    """
+
+    store: dict[str, str]
+    sentry: tuple[tuple[str, str], ...]
+    foreign: Sequence[Member]
+
+
+def owned(members: Iterable[Member]) -> Owned:
+    """Return *members* by their owners."""
+    store: dict[str, str] = {}
+    sentry: list[tuple[str, str]] = []
+    foreign: list[Member] = []
+    for member in members:
+        key, value, _ = member
+        if key.startswith(BAGGAGE_PREFIX):
+            store[key.removeprefix(BAGGAGE_PREFIX)] = value
+        elif key.startswith(SENTRY_BAGGAGE_PREFIX):
+            sentry.append((key, value))
+        else:
+            foreign.append(member)
+    return Owned(store, tuple(sentry), foreign)
+
+
+def store_fields(store: dict[str, str], *, own: bool) -> dict[str, str]:
+    """Return what of *store* is believed; a message that is not our *own* names no user."""
+    fields = store.copy()
     if valid_correlation_id(fields.get("correlation_id")) is None:
         fields.pop("correlation_id", None)
     if not own:
@@ -71,15 +100,9 @@ def store_fields(members: Iterable[Member], *, own: bool) -> dict[str, str]:
     return fields
 
 
-def is_foreign(member: Member) -> bool:
-    """Tell whether *member* is neither ours nor Sentry's."""
-    return not member.key.startswith((BAGGAGE_PREFIX, SENTRY_BAGGAGE_PREFIX))
-
-
-def with_sentry(context: Context, members: Iterable[Member]) -> Context:
-    """Return *context* with the Sentry members among *members*, frozen."""
-    frozen = tuple((m.key, m.value) for m in members if m.key.startswith(SENTRY_BAGGAGE_PREFIX))
-    return otel.set_value(_SENTRY_KEY, frozen, context) if frozen else context
+def with_sentry(context: Context, members: tuple[tuple[str, str], ...]) -> Context:
+    """Return *context* with the Sentry *members*, frozen."""
+    return otel.set_value(_SENTRY_KEY, members, context) if members else context
 
 
 def incoming_sentry_members(context: Context | None) -> tuple[tuple[str, str], ...]:
@@ -88,13 +111,14 @@ def incoming_sentry_members(context: Context | None) -> tuple[tuple[str, str], .
     return members if isinstance(members, tuple) else ()
 
 
-def with_foreign(context: Context, members: Iterable[Member]) -> Context:
-    """Return *context* with the foreign ones among *members* as OpenTelemetry's baggage."""
-    passing = [member for member in members if is_foreign(member)]
-    for member in passing:
+def with_foreign(context: Context, members: Sequence[Member]) -> Context:
+    """Return *context* with the foreign *members* as OpenTelemetry's baggage."""
+    if not members:
+        return context
+    for member in members:
         context = baggage.set_baggage(member.key, member.value, context)
-    raw = {member.key: member for member in passing}
-    return otel.set_value(_FOREIGN_KEY, raw, context) if raw else context
+    raw = {member.key: member for member in members}
+    return otel.set_value(_FOREIGN_KEY, raw, context)
 
 
 def _store_members(context: Context) -> list[str]:

@@ -96,7 +96,7 @@ def attach(store: RequestStore, context: Context | None = None) -> Token[Context
 
 
 def _with_cell(store: RequestStore, context: Context | None) -> Context:
-    return otel.set_value(_KEY, _Cell(store), Context() if context is None else context)
+    return Context({**(context or {}), _KEY: _Cell(store)})
 
 
 def detach(token: Token[Context]) -> None:

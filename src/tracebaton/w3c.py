@@ -165,7 +165,8 @@ def parse_baggage(values: Iterable[str]) -> list[Member]:
         raw = text.strip(_OWS)
         match = _BAGGAGE_MEMBER.fullmatch(raw)
         if match is not None:
-            members.setdefault(match[1], Member(match[1], unquote(match[2]), raw))
+            key, value = match[1], match[2]
+            members.setdefault(key, Member(key, unquote(value) if "%" in value else value, raw))
     return list(members.values())
 
 

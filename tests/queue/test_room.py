@@ -39,6 +39,40 @@ async def test_what_comes_back_is_granted_together() -> None:
     assert (early, await asyncio.wait_for(asked, 5)) == (False, 7)
 
 
+async def test_places_that_come_back_one_by_one_are_worth_one_receive() -> None:
+    """A tenth of all, or what there is after a moment."""
+    room = Room(100)
+    share = room.share()
+    while granted(share):
+        pass
+    asked = share.ask(10)
+    early = []
+    for _ in range(9):
+        share.give_back(1)
+        await asyncio.sleep(0)
+        early.append(asked.done())
+    share.give_back(1)
+    whole = await asyncio.wait_for(asked, 5)
+    rest = share.ask(10)
+    share.give_back(1)
+
+    assert (any(early), whole) == (False, 10)
+    assert await asyncio.wait_for(rest, 5) == 1
+
+
+async def test_one_place_is_worth_a_receive_where_another_queue_waits() -> None:
+    """Nobody gathers there: each queue's turn comes with each place."""
+    room = Room(100)
+    share, other = room.share(), room.share()
+    while granted(share):
+        pass
+    asked = share.ask(10)
+    share.give_back(1)
+    await asyncio.sleep(0)
+
+    assert (asked.done(), granted(other)) == (True, 1)
+
+
 async def test_a_free_place_goes_by_weight() -> None:
     """Three to one while both ask; those of the smaller one are kept for it."""
     room = Room(20)

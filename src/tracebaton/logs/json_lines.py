@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from opentelemetry import context as otel
 from opentelemetry import trace
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
 from pydantic_core import PydanticSerializationError, to_json
 
-from tracebaton.context import in_context
+from tracebaton.context import RequestStore, in_context
 from tracebaton.logs.fields import LEVELS, OF_A_SERVICE, log_fields, timestamp
 from tracebaton.redaction import redact_mapping, redact_text
 from tracebaton.semconv import LOG_FIELDS, SERVICE_NAME
@@ -30,6 +31,11 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, *, service: str) -> None:
         super().__init__()
         self._service = service
+        #: The ids of the latest line: the next one is often of the same request or message.
+        self._last: tuple[SpanContext, RequestStore, str] = (
+            *(INVALID_SPAN_CONTEXT, RequestStore()),
+            _ids(INVALID_SPAN_CONTEXT, RequestStore()),
+        )
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the JSON line of *record*."""
@@ -66,18 +72,13 @@ class JsonFormatter(logging.Formatter):
             service = own.pop("service")
         if not _FIXED.isdisjoint(own):
             return None
-        ids = (
-            f'"trace_id":"{span.trace_id:032x}","span_id":"{span.span_id:016x}"'
-            if span.is_valid
-            else '"trace_id":null,"span_id":null'
-        )
         try:
-            rest = _json(own)
+            last = self._last  # another thread may put its own in its place meanwhile
+            if last[0] is not span or last[1] is not store:
+                last = self._last = (span, store, _ids(span, store))
             return (
                 f'{{"timestamp":"{timestamp(time.time())}",{_head(logger, event, level, service)}'
-                f'{ids},"correlation_id":{_text(store.correlation_id)}'
-                f',"user_id":{_text(store.user_id)},"task_id":{_text(store.task_id)}'
-                f',"attempt":{_text(store.attempt)}{"," if own else ""}{rest[1:]}'
+                f"{last[2]}{',' if own else ''}{_json(own)[1:]}"
             )
         except PydanticSerializationError:  # it does not know lone surrogates
             return None
@@ -88,9 +89,20 @@ def _json(value: object) -> str:
     return to_json(value, ensure_ascii=True).decode("ascii")
 
 
-@lru_cache(maxsize=512, typed=True)
+def _ids(span: SpanContext, store: RequestStore) -> str:
+    """Return the fields that say which request or message a line is of."""
+    ids = (
+        f'"trace_id":"{span.trace_id:032x}","span_id":"{span.span_id:016x}"'
+        if span.is_valid
+        else '"trace_id":null,"span_id":null'
+    )
+    return (
+        f'{ids},"correlation_id":{_text(store.correlation_id)},"user_id":{_text(store.user_id)}'
+        f',"task_id":{_text(store.task_id)},"attempt":{_text(store.attempt)}'
+    )
+
+
 def _text(value: str | int | None) -> str:
-    """Return an id, which stands in all lines of its request or message."""
     return "null" if value is None else _json(value)
 
 

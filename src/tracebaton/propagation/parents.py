@@ -38,6 +38,8 @@ def remote_parent(
     """Return the parent that the headers name; ``traceparent`` beats ``sentry-trace``."""
     span = parse_traceparent(traceparent)
     if span is not None:
+        if not tracestate:
+            return Parent(span, decided=True)
         state = parse_tracestate(tracestate)
         return Parent(
             SpanContext(span.trace_id, span.span_id, True, span.trace_flags, state), decided=True
@@ -54,8 +56,8 @@ def is_stale(parent: Parent | None, sentry_trace: Sequence[str]) -> bool:
 
 def with_parent(context: Context, span: SpanContext, decision: _Decision) -> Context:
     """Return *context* with *span* as its parent, and whose decision that carries."""
-    context = trace.set_span_in_context(NonRecordingSpan(span), context)
-    return otel.set_value(_DECISION_KEY, decision, context)
+    context = Context({**context, _DECISION_KEY: decision})
+    return trace.set_span_in_context(NonRecordingSpan(span), context)
 
 
 def trusted_parent(context: Context | None) -> bool:

@@ -15,12 +15,12 @@ from opentelemetry.propagators.textmap import (
     default_getter,
     default_setter,
 )
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
 
 from tracebaton.baggage import (
     header,
     incoming_sentry_members,
-    is_foreign,
+    owned,
     store_fields,
     with_foreign,
     with_sentry,
@@ -41,7 +41,7 @@ from tracebaton.semconv import (
     TRACEPARENT,
     TRACESTATE,
 )
-from tracebaton.w3c import Member, format_sentry_trace, parse_aws_trace_header, parse_baggage
+from tracebaton.w3c import format_sentry_trace, parse_aws_trace_header, parse_baggage
 
 __all__ = ["MessageContext", "Propagator", "SentryMembers", "installed"]
 
@@ -73,16 +73,13 @@ class MessageContext:
         context: An empty context plus the remote parent and what travels on with it.
         fields: Store fields by name, decoded; no ``user_id`` of a foreign message.
         foreign: Other baggage members that travel on.
+        parent: The creation context, an invalid one if the message has none.
     """
 
     context: Context
     fields: Mapping[str, str]
     foreign: Mapping[str, str]
-
-    @property
-    def parent(self) -> SpanContext:
-        """Return the creation context, an invalid one if the message has none."""
-        return trace.get_current_span(self.context).get_span_context()
+    parent: SpanContext
 
 
 class Propagator(TextMapPropagator):
@@ -139,10 +136,10 @@ class Propagator(TextMapPropagator):
         parent = remote_parent(traceparent, sentry_trace, tracestate)
         if parent is not None:
             base = with_parent(base, parent.span, "outsider" if parent.decided else "open")
-        members = parse_baggage(members_text)
-        if self._are_ours(members) and not is_stale(parent, sentry_trace):
-            base = with_sentry(base, members)
-        return with_foreign(base, [m for m in members if m.key in self._trust_baggage])
+        members = owned(parse_baggage(members_text))
+        if self._are_ours(members.sentry) and not is_stale(parent, sentry_trace):
+            base = with_sentry(base, members.sentry)
+        return with_foreign(base, [m for m in members.foreign if m.key in self._trust_baggage])
 
     def inject(
         self,
@@ -205,30 +202,33 @@ class Propagator(TextMapPropagator):
             own: Whether one of our producers wrote the message. A foreign one sets no ``user_id``
                 and gets no further with baggage than an HTTP caller.
         """
-        traceparent, sentry_trace, tracestate, members_text = (
+        traceparent, sentry_trace, tracestate, members_text = [
             [carrier[key]] if key in carrier else []
             for key in (TRACEPARENT, SENTRY_TRACE, TRACESTATE, BAGGAGE)
-        )
+        ]
         parent = remote_parent(traceparent, sentry_trace, tracestate)
-        members = parse_baggage(members_text)
-        context = Context()
+        members = owned(parse_baggage(members_text))
+        context, span = Context(), INVALID_SPAN_CONTEXT
         if parent is not None:
-            context = with_parent(context, parent.span, "queue" if parent.decided else "open")
-        elif (span := parse_aws_trace_header(aws_trace_header)) is not None:
+            span = parent.span
+            context = with_parent(context, span, "queue" if parent.decided else "open")
+        elif (found := parse_aws_trace_header(aws_trace_header)) is not None:
+            span = found
             context = with_parent(context, span, "open")
-        if (own and self._sentry is None) or self._are_ours(members):
-            context = with_sentry(context, members)
-        passing = [m for m in members if (own or m.key in self._trust_baggage) and is_foreign(m)]
+        if (own and self._sentry is None) or self._are_ours(members.sentry):
+            context = with_sentry(context, members.sentry)
+        passing = [one for one in members.foreign if own or one.key in self._trust_baggage]
         return MessageContext(
             context=with_foreign(context, passing),
-            fields=store_fields(members, own=own),
+            fields=store_fields(members.store, own=own),
             foreign={member.key: member.value for member in passing},
+            parent=span,
         )
 
-    def _are_ours(self, members: Iterable[Member]) -> bool:
+    def _are_ours(self, members: Iterable[tuple[str, str]]) -> bool:
         if self._sentry is None:
             return False
-        found = {member.key: member.value for member in members}
+        found = dict(members)
         if found.get(f"{SENTRY_BAGGAGE_PREFIX}public_key") == self._sentry.public_key:
             return True
         org = found.get(f"{SENTRY_BAGGAGE_PREFIX}org_id")

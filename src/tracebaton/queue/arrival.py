@@ -6,21 +6,20 @@ does; what it measures goes with the span.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from opentelemetry import context as otel
 from opentelemetry import trace
-from opentelemetry.trace import Link, Span, SpanKind, Tracer
+from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, Tracer
 
 from tracebaton import context
 from tracebaton.context import RequestStore
 from tracebaton.errors import LeaseLost
 from tracebaton.problems import Reporter
 from tracebaton.propagation import MessageContext, Propagator
-from tracebaton.queue.attempt import Attempt, process_attributes, waiting_times
+from tracebaton.queue.attempt import Attempt, Verdict, process_attributes, waiting_times
 from tracebaton.queue.incoming import Incoming, Reader, identity_only
 from tracebaton.queue.lease import Lease
 from tracebaton.queue.meters import WorkerMeters
@@ -58,6 +57,8 @@ class Arrivals:
         self._reader = reader
         self._registry = registry
         self._tracer = tracer
+        #: Whether nobody will ever read a span's attributes.
+        self._untold = isinstance(tracer, NoOpTracer)
         self._propagator = propagator
         self._reporter = reporter
         self._default = backoff
@@ -67,9 +68,8 @@ class Arrivals:
         self._meters = meters or WorkerMeters()
         self._now = now
 
-    @contextmanager
-    def entered(self, lease: Lease) -> Iterator[Attempt]:
-        """Stand in the span and the store of the message of *lease* for a block."""
+    async def run(self, lease: Lease, work: Callable[[Attempt], Awaitable[Verdict]]) -> Verdict:
+        """Do *work* in the span and the store of the message of *lease*."""
         incoming = self._reader.read(lease.message)
         extracted, links = self._extracted(incoming)
         origin = extracted.parent if not links else links[0].context
@@ -81,9 +81,11 @@ class Arrivals:
             self._span(incoming, waited, links) as span,
             self._meters.messaging.processing(self.queue_name) as measurement,
         ):
-            ids = span.get_span_context()
-            context.bind_trace(trace.format_trace_id(ids.trace_id) if ids.is_valid else None)
-            lease.context = otel.get_current()
+            lease.context = here = otel.get_current()
+            if request.correlation_id is None:
+                ids = span.get_span_context()
+                known = trace.format_trace_id(ids.trace_id) if ids.is_valid else None
+                context.bind_trace(known, here)
             self._meters.waited(self.queue_name, waited)
             attempt = Attempt(
                 incoming=incoming,
@@ -91,10 +93,10 @@ class Arrivals:
                 span=span,
                 measurement=measurement,
                 backoff=self._backoff(incoming),
-                origin=Link(origin) if origin.is_valid else None,
+                origin=origin if origin.is_valid else None,
             )
             try:
-                yield attempt
+                return await work(attempt)
             finally:
                 self._count(attempt)
 
@@ -129,10 +131,13 @@ class Arrivals:
         custom: dict[str, Any] = {}
         if incoming.own and event is not None:
             user_id = said.get("user_id") or event.user_id
-            custom = {name: said[name] for name in self._custom if name in said}
-        correlation_id = said.get("correlation_id") or (event.correlation_id if event else None)
+            if self._custom:
+                custom = {name: said[name] for name in self._custom if name in said}
+        correlation_id = said.get("correlation_id")
+        if correlation_id is None and event is not None:
+            correlation_id = context.valid_correlation_id(event.correlation_id)
         return self._store_type(
-            correlation_id=context.valid_correlation_id(correlation_id),
+            correlation_id=correlation_id,
             user_id=user_id,
             task_id=event.id if event else None,
             attempt=incoming.message.receive_count,
@@ -149,12 +154,10 @@ class Arrivals:
     def _span(
         self, incoming: Incoming, waited: Mapping[str, float], links: Sequence[Link]
     ) -> "_Current":
+        known = None if self._untold else process_attributes(self.queue_name, incoming, waited)
         return _Current(
             self._tracer.start_span(
-                self._span_name,
-                kind=SpanKind.CONSUMER,
-                attributes=process_attributes(self.queue_name, incoming, waited),
-                links=links,
+                self._span_name, kind=SpanKind.CONSUMER, attributes=known, links=links
             )
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from opentelemetry.trace import Link, Span
+from opentelemetry.trace import Span, SpanContext
 
 from tracebaton.metrics import Measurement
 from tracebaton.queue.event import TaskEvent
@@ -58,7 +58,7 @@ class Attempt:
     What the steps of one delivery share.
 
     Attributes:
-        origin: Links the span that sent the message, None where nobody said.
+        origin: The span that sent the message, None where nobody said.
     """
 
     incoming: Incoming
@@ -66,7 +66,7 @@ class Attempt:
     span: Span
     measurement: Measurement
     backoff: Backoff
-    origin: Link | None
+    origin: SpanContext | None
 
     @property
     def number(self) -> int:

@@ -76,22 +76,32 @@ class HandlerCalls:
         """
         work = self._run(kind, data) if gather is None else gather(data)
         deadline = kind.deadline if gather is None else None
-        call = _Call(deadline)
         reports = reporting(self._writer(task_id, attempt))
         if deadline is None and self._store is None:  # nobody can stop it
-            with _told(kind, call):
+            try:
                 async with reports:
                     return await work
-        with _told(kind, call), self._stoppable(task_id, call):
-            async with call.limit, reports:
-                return await work
+            except BaseException as exc:
+                _tell(exc, kind, None)
+                raise
+        call = _Call(deadline)
+        with self._stoppable(task_id, call):
+            try:
+                async with call.limit, reports:
+                    return await work
+            except BaseException as exc:
+                _tell(exc, kind, call)
+                raise
 
     async def together(self, kind: TaskType, batch: Sequence[BaseModel]) -> Any:
         """Run the batch handler of *kind* and return what it returns; as `call()`."""
         call = _Call(kind.deadline)
-        with _told(kind, call):
+        try:
             async with call.limit:
                 return await self._run(kind, batch)
+        except BaseException as exc:
+            _tell(exc, kind, call)
+            raise
 
     async def _run(self, kind: TaskType, argument: Any) -> Any:
         if _is_async(kind.handler):
@@ -140,26 +150,30 @@ class HandlerCalls:
 _is_async = lru_cache(maxsize=256)(inspect.iscoroutinefunction)
 
 
-@contextmanager
-def _told(kind: TaskType, call: _Call) -> Iterator[None]:
-    """Tell a handler that was stopped from one that failed."""
-    try:
-        yield
-    except asyncio.CancelledError as exc:
+def _tell(exc: BaseException, kind: TaskType, call: _Call | None) -> None:
+    """
+    Tell a handler that was stopped from one that failed by *exc*.
+
+    Args:
+        call: What may have stopped it, None where nothing could.
+
+    Raises:
+        HandlerTimeout, TaskCancelled: It was stopped.
+        RuntimeError: It ended in a way that would end the worker.
+    """
+    if isinstance(exc, asyncio.CancelledError):
         task = asyncio.current_task()
-        if task is None or task.cancelling():  # the lease is gone, or the worker stops
-            raise
-        raise RuntimeError(f"The handler of {kind.name!r} cancelled itself.") from exc
-    except TimeoutError as exc:
-        if not call.limit.expired():  # the handler's own
-            raise
+        if task is not None and not task.cancelling():  # else the lease is gone or the worker stops
+            raise RuntimeError(f"The handler of {kind.name!r} cancelled itself.") from exc
+    elif isinstance(exc, TimeoutError):
+        if call is None or not call.limit.expired():  # the handler's own
+            return
         if call.cancelled:
             raise TaskCancelled from exc
         raise HandlerTimeout(
             f"The handler of {kind.name!r} ran longer than its deadline of {kind.deadline} s."
         ) from exc
-    except (Exception, GeneratorExit, KeyboardInterrupt):  # Ctrl-C is the worker's to hear
-        raise
-    except BaseException as exc:  # a library's sys.exit() would end the worker with all it holds
+    elif not isinstance(exc, Exception | GeneratorExit | KeyboardInterrupt):  # Ctrl-C is for us
+        # A library's sys.exit() would end the worker with all it holds.
         said = f"The handler of {kind.name!r} raised {type(exc).__qualname__}."
         raise RuntimeError(said) from exc

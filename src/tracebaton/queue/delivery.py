@@ -82,8 +82,7 @@ class Delivery:
     async def run(self, lease: Lease) -> Verdict:
         """Handle the message of *lease*; cancelling this discards the handler's result."""
         try:
-            with self._arrivals.entered(lease) as attempt:
-                return await self._run(attempt)
+            return await self._arrivals.run(lease, self._run)
         except Exception as exc:  # our own mistake, not the handler's: it holds no message up
             fields = {"message_id": lease.message.message_id}
             _log.error(EVENT_WORKER_FAILURE, exc_info=exc, extra={"fields": fields})
@@ -202,8 +201,8 @@ class Delivery:
     async def _result(self, attempt: Attempt, kind: TaskType, data: BaseModel) -> Any:
         gather = None
         if kind.batch is not None:
-            origin = attempt.origin or Link(attempt.span.get_span_context())
-            gather = partial(self._gatherer(kind, kind.batch).run, origin=origin)
+            origin = attempt.origin or attempt.span.get_span_context()
+            gather = partial(self._gatherer(kind, kind.batch).run, origin=Link(origin))
         return await self._calls.call(
             kind, data, task_id=attempt.event.id, attempt=attempt.number, gather=gather
         )

@@ -11,7 +11,14 @@ from tracebaton.errors import MessageError, UndecodableMessage, UnknownTaskType
 from tracebaton.queue.event import TaskEvent, parse, text_of
 from tracebaton.queue.message import Received
 
-__all__ = ["ForeignMessage", "ForeignRoute", "foreign_event", "is_event", "unwrapped"]
+__all__ = [
+    "ForeignMessage",
+    "ForeignRoute",
+    "foreign_event",
+    "is_event",
+    "is_notification",
+    "unwrapped",
+]
 
 #: The namespace of task ids that are made of message ids.
 _TASKS = uuid.UUID("6f0d3b2c-5c0e-5d4e-9d57-6f7a2b9a4c11")
@@ -41,15 +48,14 @@ class ForeignMessage:
 ForeignRoute = Callable[[ForeignMessage], str | None]
 
 
-def unwrapped(message: Received) -> ForeignMessage:
+def unwrapped(message: Received, document: Any) -> ForeignMessage:
     """
-    Return what *message* holds, without SNS's wrapping.
+    Return what *message*, whose body is *document*, holds without SNS's wrapping.
 
     Raises:
-        UndecodableMessage: The body, or what SNS wrapped, is not JSON.
+        UndecodableMessage: What SNS wrapped is not JSON.
     """
-    document = parse(message.body)
-    if not _is_notification(document):
+    if not is_notification(document):
         return ForeignMessage(
             data=document,
             attributes=message.attributes,
@@ -108,7 +114,8 @@ def _routed(route: ForeignRoute, message: ForeignMessage) -> str | None:
         ) from exc
 
 
-def _is_notification(document: Any) -> bool:
+def is_notification(document: Any) -> bool:
+    """Tell whether *document* is what SNS wraps a message in."""
     return (
         isinstance(document, dict)
         and document.get("Type") == "Notification"

@@ -141,7 +141,7 @@ class Lease:
 
     def entered(self, context: Context) -> Context:
         """Return *context* with this lease as the current one."""
-        return otel.set_value(_KEY, self, context)
+        return Context({**context, _KEY: self})
 
     def when_over(self, callback: Callable[[], object]) -> None:
         """Call *callback* if the lease is lost or expires before settle."""

@@ -46,6 +46,7 @@ class Received:
         attributes: Those that are text.
         every: All of them, with their types, so that they can be sent on unchanged.
         system: SQS's own, such as ``SentTimestamp``.
+        receive_count: How many times SQS has handed this message out, this time included.
     """
 
     message_id: str
@@ -54,6 +55,11 @@ class Received:
     attributes: Mapping[str, str] = field(default_factory=dict)
     every: Mapping[str, Attribute] = field(default_factory=dict)
     system: Mapping[str, str] = field(default_factory=dict)
+    receive_count: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = int(self.system.get("ApproximateReceiveCount", "1"))
+        object.__setattr__(self, "receive_count", count)
 
     @classmethod
     def of(
@@ -75,11 +81,6 @@ class Received:
             every=every,
             system=system,
         )
-
-    @property
-    def receive_count(self) -> int:
-        """Return how many times SQS has handed this message out, this time included."""
-        return int(self.system.get("ApproximateReceiveCount", "1"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

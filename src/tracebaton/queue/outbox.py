@@ -136,6 +136,9 @@ class Outbox:
         """Let the store hear of everything that was sent; wait for a write that is under way."""
         if self._store is None:
             return
+        if self._lingering is not None:  # it would find nothing left
+            self._lingering.cancel()
+            self._lingering = None
         async with self._writing:
             sent, self._sent = self._sent, []
             if not sent:
@@ -146,10 +149,8 @@ class Outbox:
                 _failed(exc)
 
     async def _linger(self) -> None:
-        try:
-            await asyncio.sleep(_LINGER)
-        finally:
-            self._lingering = None
+        await asyncio.sleep(_LINGER)
+        self._lingering = None
         await self.flush()
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.trace import Link, Span, SpanKind, Tracer
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Tracer
 
 from tracebaton import problems
 from tracebaton.errors import MessageError
@@ -81,12 +81,14 @@ class Quarantine:
         self._now = now
         self.queue = queue
 
-    async def send(self, incoming: Incoming, why: MessageError, *, origin: Link | None) -> str:
+    async def send(
+        self, incoming: Incoming, why: MessageError, *, origin: SpanContext | None
+    ) -> str:
         """
         Send the copy and return its SQS message id, once SQS has confirmed it.
 
         Args:
-            origin: Links the span that the message came from.
+            origin: The span that the message came from.
 
         Raises:
             MessageTooLarge: Even the body alone is larger than the quarantine queue accepts.
@@ -96,7 +98,7 @@ class Quarantine:
             f"send {self.queue.name}",
             kind=SpanKind.PRODUCER,
             attributes=self._span_attributes(incoming),
-            links=() if origin is None else (origin,),
+            links=() if origin is None else (Link(origin),),
             record_exception=False,
             set_status_on_exception=False,
         ) as span:

@@ -7,8 +7,14 @@ place is kept for every queue that uses none, so that none ever waits for anothe
 
 import asyncio
 from dataclasses import dataclass
+from typing import Final
 
 __all__ = ["Room", "Share"]
+
+#: Seconds in which places that come back one by one are gathered for one receive, and how many of
+#: all are worth one at once. A full worker loses nothing by it: a receive a place would cost more.
+_GATHER: Final = 0.01
+_WORTH: Final = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +33,7 @@ class Room:
         self._free = size
         self._shares: list[Share] = []
         self._asking: list[_Asking] = []
-        self._due = False
+        self._due: asyncio.Handle | None = None
 
     @property
     def in_use(self) -> int:
@@ -44,7 +50,10 @@ class Room:
         """Ask for up to *most* places of *share*."""
         asking = _Asking(share, most, asyncio.get_running_loop().create_future())
         self._asking.append(asking)
-        self._grant()
+        if self._worth(self._asking[0]):
+            self._grant()
+        elif self._free:
+            self._gather()
         return asking.granted
 
     def withdraw(self, granted: "asyncio.Future[int]", share: "Share") -> None:
@@ -57,22 +66,51 @@ class Room:
         """Return *places* of *share*."""
         share.in_use -= places
         self._free += places
-        if self._asking and not self._due:
+        if not self._asking:
+            return
+        if not self._worth(self._asking[0]):
+            self._gather()
+        elif self._due is None or isinstance(self._due, asyncio.TimerHandle):
             # A turn of the loop later, when all that ended in this one has given back: a poll then
             # asks SQS for ten at once and not for the first one alone.
-            self._due = True
-            asyncio.get_running_loop().call_soon(self._grant)
+            self._cancel()
+            self._due = asyncio.get_running_loop().call_soon(self._grant)
+
+    def _worth(self, asking: _Asking) -> bool:
+        """Tell whether the free places are worth *asking*'s receive; beside others each one is."""
+        if len(self._shares) > 1:
+            return True
+        return self._free >= max(1, min(asking.most, int(self.size * _WORTH)))
+
+    def _gather(self) -> None:
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(_GATHER, self._grant)
+
+    def _cancel(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+        self._due = None
 
     def _grant(self) -> None:
-        self._due = False
-        while (chosen := self._next()) is not None:
-            chosen.places += 1
-            chosen.share.in_use += 1
-            self._free -= 1
+        self._cancel()
+        if len(self._shares) == 1:  # no other queue to be fair to
+            for number, asking in enumerate(self._asking):
+                if number == 0 or self._worth(asking):
+                    self._promise(asking, min(asking.most, self._free))
+        else:
+            while (chosen := self._next()) is not None:
+                self._promise(chosen, 1)
         for asking in self._asking:
             if asking.places:
                 asking.granted.set_result(asking.places)
         self._asking = [asking for asking in self._asking if not asking.places]
+        if self._asking and self._free and len(self._shares) == 1:
+            self._gather()
+
+    def _promise(self, asking: _Asking, places: int) -> None:
+        asking.places += places
+        asking.share.in_use += places
+        self._free -= places
 
     def _next(self) -> _Asking | None:
         """Return who gets the next free place."""

@@ -68,18 +68,20 @@ class Settler:
         self._acks = _Lane("ack", delete, name=name, calls=calls, meters=meters, now=now)
         self._nacks = _Lane("nack", show, name=name, calls=calls, meters=meters, now=now)
 
-    async def ack(self, receipt_handle: str, *, until: float = float("inf")) -> bool:
+    def ack(self, receipt_handle: str, *, until: float = float("inf")) -> Awaitable[bool]:
         """
         Delete the message; False if SQS did not confirm it.
 
         Args:
             until: Monotonic moment from which it may be another worker's, who then deletes it.
         """
-        return await self._acks.settle((receipt_handle, 0), until)
+        return self._acks.settle((receipt_handle, 0), until)
 
-    async def nack(self, receipt_handle: str, seconds: int, *, until: float = float("inf")) -> bool:
+    def nack(
+        self, receipt_handle: str, seconds: int, *, until: float = float("inf")
+    ) -> Awaitable[bool]:
         """Make the message visible after *seconds*; as `ack()`."""
-        return await self._nacks.settle((receipt_handle, seconds), until)
+        return self._nacks.settle((receipt_handle, seconds), until)
 
     async def flush(self) -> None:
         """Wait until nothing waits to be settled."""

@@ -75,7 +75,7 @@ class reporting:  # noqa: N801  # it is used like a function, and each message m
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if exc is None or isinstance(exc, Exception):
+            if self._reporter.writes and (exc is None or isinstance(exc, Exception)):
                 await self._reporter.written()
         finally:
             self._reporter.open = False
@@ -117,6 +117,11 @@ class _Reporter:
         with suppress(RuntimeError):  # the loop is closed: nobody waits for this handler any more
             self._loop.call_soon_threadsafe(self._note, percent, message)
         return _Written(None)
+
+    @property
+    def writes(self) -> bool:
+        """Tell whether anything was reported."""
+        return self._writer is not None
 
     async def written(self) -> None:
         """Wait for what was reported so far."""
