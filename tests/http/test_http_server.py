@@ -218,6 +218,19 @@ async def test_a_chunked_body_is_counted(address: Address) -> None:
     assert (status, after) == (413, 200)
 
 
+async def test_two_lengths_of_one_body_end_the_connection(address: Address) -> None:
+    """What a proxy that believes the other one takes for a second request is not read as one."""
+    reader, writer = await address.connect()
+    chunked = b'7\r\n{"a":1}\r\n0\r\n\r\n'
+    head = request("POST", "/body", JSON + "content-length: 4\r\ntransfer-encoding: chunked\r\n")
+    writer.write(head + chunked + request("GET", "/loop"))
+    _, headers, _ = await answer_of(reader)
+    rest = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+
+    assert (headers["connection"], rest) == ("close", b"")
+
+
 async def test_a_head_request_has_no_body(address: Address) -> None:
     """The next answer on the connection follows the headers."""
     reader, writer = await address.connect()

@@ -32,6 +32,9 @@ _KEY: Final = "tracebaton.exchange"
 HEADER_LIMIT: Final = 32 * 1024
 #: The ids a caller may send, the first valid one counts.
 _ID_HEADERS: Final = (X_CORRELATION_ID.encode(), X_REQUEST_ID.encode())
+#: What says how long a body is; both at once is how one request is smuggled inside another.
+_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
+_NOTED: Final = _LENGTHS.union(_ID_HEADERS)
 #: What RFC 3986 lets stand in a path.
 _PATH_CHARACTERS: Final = "/:@!$&'()*+,;=~"
 
@@ -50,11 +53,13 @@ class Headers(NamedTuple):
         correlation_id: The id the caller sent, None where there is no valid one or several.
         too_large: Whether they are over the limit together.
         garbled: Whether one of them may be no UTF-8 and no Python escape either.
+        ambiguous: Whether they say the body's length in two ways.
     """
 
     correlation_id: str | None = None
     too_large: bool = False
     garbled: bool = False
+    ambiguous: bool = False
 
 
 class Exchange:
@@ -80,6 +85,8 @@ class Exchange:
         unsent: What the server raised because nobody is there to send to.
         too_large: Whether the request's headers are over the limit together.
         garbled: Whether one of them may be neither UTF-8 nor a Python escape.
+        ambiguous: Whether they say the body's length in two ways: then this request is the last one
+            of its connection (RFC 9112, 6.1).
     """
 
     __slots__ = (
@@ -87,6 +94,7 @@ class Exchange:
         "_encoded",
         "_stream",
         "_trailers",
+        "ambiguous",
         "below",
         "bytes_sent",
         "client",
@@ -117,6 +125,7 @@ class Exchange:
         """Begin with *scope*, in the context that is current now."""
         self.too_large: bool = headers is not None and headers.too_large
         self.garbled: bool = headers is not None and headers.garbled
+        self.ambiguous: bool = headers is not None and headers.ambiguous
         self.kind: str = scope["type"]
         # A WebSocket begins as a GET (RFC 6455, 4.1) and ASGI does not say so.
         self.method: str = scope.get("method", "GET")
@@ -250,11 +259,16 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     given: dict[bytes, set[bytes]] = {}
     for name, value in headers:
         size += len(name) + len(value)
-        if name in _ID_HEADERS:
+        if name in _NOTED:
             given.setdefault(name, set()).add(value)
         if b"\\" in value and not value.isascii():
             garbled = True
-    return Headers(_correlation_id(given) if given else None, size > HEADER_LIMIT, garbled)
+    return Headers(
+        _correlation_id(given) if given else None,
+        size > HEADER_LIMIT,
+        garbled,
+        ambiguous=given.keys() >= _LENGTHS,
+    )
 
 
 def _correlation_id(given: Mapping[bytes, set[bytes]]) -> str | None:

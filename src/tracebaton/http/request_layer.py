@@ -175,6 +175,8 @@ def _with_ids(headers: Any, exchange: Exchange) -> list[tuple[bytes, bytes]]:
     if ids.is_valid and not says_trace:
         text = f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.trace_flags:02x}"
         kept.append((_RESPONSE, text.encode()))
+    if exchange.ambiguous:
+        kept.append((b"connection", b"close"))
     return kept
 
 
