@@ -189,6 +189,19 @@ def test_the_whole_trace_is_told_where_no_span_is_chosen(page, viewer):
     assert chosen == page.locator(".span.selected .label").inner_text() == "process chat"
 
 
+def test_the_first_list_needs_no_request(page, viewer, expect):
+    """It comes with the page: who asks waits for the script first, and then for the answer."""
+    with viewer.tracer("api").start_as_current_span("GET /ready"):
+        pass
+    viewer.flush()
+    page.route("**/api/**", lambda route: None)  # nothing that is asked for is ever answered
+
+    page.goto("/")
+
+    expect(page.locator(".trace")).to_contain_text("GET /ready")
+    expect(page.locator("#live")).to_have_text("live")
+
+
 def test_the_list_fills_while_it_is_looked_at(page, viewer):
     """From the empty page on, without a reload, and so does an open trace."""
     page.goto("/")

@@ -1,6 +1,7 @@
 """The viewer's API, its page, and who may talk to it."""
 
 import asyncio
+import json
 import re
 from typing import Any
 
@@ -235,6 +236,24 @@ async def test_the_page_is_one_script_and_one_stylesheet(client):
         "text/javascript; charset=utf-8",
         "text/css; charset=utf-8",
     )
+
+
+async def test_the_page_brings_the_list_that_it_shows_first(client, store, otlp):
+    """As the API has it, and in a form that no name of a span ends."""
+    otlp.feed(store, otlp.spans({"name": "</script><b>bold"}))
+
+    page, listed = await client.get("/"), await client.get("/api/traces")
+    first = re.findall(r'<script id="first" type="application/json">(.*)</script>', page.text)
+    again = await client.get("/", headers={"if-none-match": page.headers["etag"]})
+    otlp.feed(store, otlp.spans({"name": "next", "trace": 2}))
+    later = await client.get("/", headers={"if-none-match": page.headers["etag"]})
+
+    assert [json.loads(one) for one in first] == [
+        {"tag": listed.headers["etag"], "page": listed.json()}
+    ]
+    assert listed.json()["traces"][0]["name"] == "</script><b>bold"
+    assert "<b>" not in page.text
+    assert (again.status_code, again.content, later.status_code) == (304, b"", 200)
 
 
 async def test_a_file_that_the_browser_has_is_not_sent_again(client):

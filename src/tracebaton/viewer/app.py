@@ -30,7 +30,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tracebaton.errors import Forbidden, MethodNotAllowed, NotFound, RequestError
-from tracebaton.viewer.files import answer, page_files
+from tracebaton.viewer.files import answer, page, page_files
 from tracebaton.viewer.guard import LoopbackGuard, refusal
 from tracebaton.viewer.ingest import post_logs, post_traces
 from tracebaton.viewer.queries import OUTCOMES
@@ -68,7 +68,7 @@ def create_viewer(store: SpanStore) -> Starlette:
             Route("/api/tasks", _list_tasks),
             Route("/api/tasks/{task_id:path}", _show_task),
             Route("/", _page),
-            Route("/static/{name}", _page),
+            Route("/static/{name}", _file),
         ],
         exception_handlers={
             RequestError: _refuse,
@@ -83,8 +83,20 @@ def create_viewer(store: SpanStore) -> Starlette:
     return viewer
 
 
+async def _file(request: Request) -> Response:
+    return answer(request, request.app.state.files, request.path_params["name"])
+
+
 async def _page(request: Request) -> Response:
-    return answer(request, request.app.state.files, request.path_params.get("name", "index.html"))
+    """Answer the page with the list that it shows first: half of its time went by asking for it."""
+    store, files = _store(request), request.app.state.files
+
+    def respond() -> Response:
+        tag = f'"{store.version()}"'
+        first = {"tag": tag, "page": _listed("traces", store.traces(_trace_query({})))}
+        return page(request, files, _json(first))
+
+    return await to_thread.run_sync(respond)
 
 
 async def _list_traces(request: Request) -> Response:
@@ -107,10 +119,16 @@ async def _list(
     """Answer one page of what *find* finds, under *name*, and what *more* says."""
 
     def read() -> Mapping[str, Any]:
-        found, last = find()
-        return {name: found, "next_cursor": _cursor(last), **more()}
+        return {**_listed(name, find()), **more()}
 
     return await _answer(request, _store(request).version, read)
+
+
+def _listed(
+    name: str, found: tuple[list[dict[str, Any]], tuple[int, int] | None]
+) -> dict[str, Any]:
+    rows, last = found
+    return {name: rows, "next_cursor": _cursor(last)}
 
 
 async def _show_task(request: Request) -> Response:
@@ -156,10 +174,13 @@ async def _answer(
         headers = {"etag": f'"{version()}"', "cache-control": "no-cache"}
         if known == headers["etag"]:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-        body = json.dumps(read(), ensure_ascii=False, separators=(",", ":")).encode()
-        return Response(body, media_type="application/json", headers=headers)
+        return Response(_json(read()), media_type="application/json", headers=headers)
 
     return await to_thread.run_sync(respond)
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _store(request: Request) -> SpanStore:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from tracebaton.errors import NotFound
 
-__all__ = ["PageFile", "answer", "page_files"]
+__all__ = ["PageFile", "answer", "page", "page_files"]
 
 MEDIA_TYPES: Final = {
     ".css": "text/css",
@@ -30,6 +30,8 @@ MEDIA_TYPES: Final = {
 
 #: How our modules import and export; a browser test fails on any other way.
 IMPORT: Final = re.compile(r'^import \{ (.+) \} from "\./(\w+)\.js";$', re.MULTILINE)
+#: Where the page has its first answer, `page()` says which.
+FIRST: Final = b"null"
 EXPORT: Final = re.compile(r"^export (?=(?:function|class|const) (\w+))", re.MULTILINE)
 
 
@@ -85,6 +87,23 @@ def answer(request: Request, files: Mapping[str, PageFile], name: str) -> Respon
     """Return the file *name*, or that it is the one that the browser has."""
     if (file := files.get(name)) is None:
         raise NotFound("the page has no such file")
+    return _answered(request, file)
+
+
+def _answered(request: Request, file: PageFile) -> Response:
     if request.headers.get("if-none-match") == file.headers["etag"]:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=file.headers)
     return Response(file.body, headers=file.headers)
+
+
+def page(request: Request, files: Mapping[str, PageFile], first: bytes) -> Response:
+    """
+    Return the page with *first* in it, a JSON document.
+
+    Args:
+        first: What the page shows before it has asked. A ``<`` in it is written so that no text
+            from outside can end the element that it stands in.
+    """
+    before, _, after = files["index.html"].body.partition(FIRST)
+    body = b"".join((before, first.replace(b"<", rb"\u003c"), after))
+    return _answered(request, _file("index.html", body))

@@ -155,13 +155,18 @@ export class Rows {
 }
 
 // Ask again and again; the ETag makes an unchanged answer free, and a hidden page does not ask.
+// What is known of it from before, with its tag, is taken as the first answer.
 export class Watch {
-  constructor(url, { onData, onState, every = 1000 }) {
+  constructor(url, { onData, onState, known = null, every = 1000 }) {
     Object.assign(this, { url, onData, onState, every, tag: null, stopped: false });
     this.abort = new AbortController();
     this.visible = () => { if (!document.hidden) this.soon(0); };
     document.addEventListener("visibilitychange", this.visible);
-    this.ask();
+    if (!known) return void this.ask();
+    this.tag = known.tag;
+    onData(known.page);
+    onState?.("live");
+    this.soon(every);
   }
 
   soon(delay) {

@@ -8,7 +8,7 @@ const FRESH_MS = 1600;
 export class Listing {
   // kind: { path, items, id, time, noun, filters, address, asked, row, waiting } and where rows have
   // types to choose from { types }, the name that the answer has for them
-  constructor(main, kind, { query, open, onState, onFilter }) {
+  constructor(main, kind, { query, open, onState, onFilter, known }) {
     Object.assign(this, { kind, query, open, onFilter });
     this.byId = new Map();
     this.order = [];
@@ -35,7 +35,7 @@ export class Listing {
       key: (item) => item[kind.id],
     });
     this.rows.ondraw = (last) => this.decorate(last);
-    this.watch = new Watch(this.url(), { onState, onData: (page) => page && this.take(page) });
+    this.watch = new Watch(this.url(), { known, onState, onData: (page) => page && this.take(page) });
   }
 
   url(cursor = "") {

@@ -23,6 +23,8 @@ const HINTS = {
   tasks: "Task, type, correlation id, user or progress",
 };
 
+// The list of traces as the page itself brought it: asking for it would wait for this script.
+let first = JSON.parse(document.getElementById("first").textContent);
 let view = null;
 let tab = "traces";
 // The search and the status of each list, kept while the other one is looked at.
@@ -48,10 +50,12 @@ function route() {
     const asked = new URLSearchParams(location.hash.split("?")[1] ?? "");
     for (const name of Object.keys(kept[tab])) kept[tab][name] = asked.get(name) ?? "";
     if (document.activeElement !== search) search.value = kept[tab].q;
+    const known = tab === "traces" && !Object.values(kept.traces).some(Boolean) ? first : null;
     view = new Listing(main, tab === "tasks" ? tasks() : traces(), {
-      query: { ...kept[tab] }, onState: setLive, onFilter: filter, open,
+      query: { ...kept[tab] }, onState: setLive, onFilter: filter, open, known,
     });
   }
+  first = null; // whatever is looked at later has changed by then
 }
 
 function show(kind, chosen) {
