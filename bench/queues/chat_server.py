@@ -2,14 +2,17 @@
 Serve ``POST /v1/ai/chat`` by uvicorn: ``python chat_server.py ours|bare`` prints its port.
 
 ``bare`` is what people write first: a Starlette endpoint that sends by boto3 in the thread pool.
+``ours`` is served as `tracebaton api` serves it: by the same server and on the same loop.
 """
 
+import asyncio
 import json
 import os
 import socket
 import sys
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -51,8 +54,7 @@ def ours() -> Any:
 
 def main(name: str) -> None:
     """Serve until SIGTERM."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    port, out = listener.getsockname()[1], os.dup(1)
+    out = os.dup(1)
     if name == "ours":  # its log lines go nowhere, but they are written
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     app = {"bare": bare, "ours": ours}[name]()
@@ -66,8 +68,29 @@ def main(name: str) -> None:
             return
         await app(scope, receive, send)
 
-    os.write(out, f"{port}\n".encode())
-    config = uvicorn.Config(outer, log_config=None, access_log=False, lifespan="on")
+    {"bare": as_it_comes, "ours": as_the_command}[name](outer, out)
+
+
+def as_the_command(app: Any, out: int) -> None:
+    """Serve *app* as `tracebaton api` does, until a signal comes."""
+    from tracebaton.cli import loop
+    from tracebaton.processes import on_signals, serving
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        on_signals(stop.set)
+        async with serving(app, host="127.0.0.1", port=0) as (url, _):
+            os.write(out, f"{urlsplit(url).port}\n".encode())
+            await stop.wait()
+
+    loop.run(serve(), fast=True)
+
+
+def as_it_comes(app: Any, out: int) -> None:
+    """Serve *app* by uvicorn as it comes, on the loop that it chooses."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    os.write(out, f"{listener.getsockname()[1]}\n".encode())
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on")
     uvicorn.Server(config).run(sockets=[listener])
 
 

