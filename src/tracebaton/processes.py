@@ -133,7 +133,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError as exc:
+    except (OSError, UnicodeError) as exc:  # a name with a part of over 63 characters is no text
         listener.close()
         raise ConfigurationError(f"--host/--port: {host}:{port} cannot be used: {exc}") from exc
     return listener

@@ -13,18 +13,28 @@ from tracebaton.cli import loop
 __all__ = ["announce", "api", "dev", "viewer", "worker"]
 
 _CHAT = "tracebaton.examples.chat:app"
+#: The highest port there is.
+_PORTS = 65_535
 
 App = Annotated[str, typer.Argument(help="The application, module:attribute.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Port = Annotated[int, typer.Option(help="Port to listen on, 0 for any free one.")]
+Port = Annotated[
+    int, typer.Option(min=0, max=_PORTS, help="Port to listen on, 0 for any free one.")
+]
 
 
 def dev(
     app: App = _CHAT,
     host: Host = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="API port; 8000 if free.")] = None,
-    sqs_port: Annotated[int | None, typer.Option(help="SQS port; 9324 if free.")] = None,
-    viewer_port: Annotated[int | None, typer.Option(help="Viewer port; 8001 if free.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=_PORTS, help="API port; 8000 if free.")
+    ] = None,
+    sqs_port: Annotated[
+        int | None, typer.Option(min=0, max=_PORTS, help="SQS port; 9324 if free.")
+    ] = None,
+    viewer_port: Annotated[
+        int | None, typer.Option(min=0, max=_PORTS, help="Viewer port; 8001 if free.")
+    ] = None,
     data: Annotated[Path, typer.Option(help="Folder of tasks and traces.")] = Path(".tracebaton"),
     viewer: Annotated[bool, typer.Option(help="Serve the trace viewer.")] = True,
 ) -> None:
@@ -91,7 +101,7 @@ def worker(
 
 
 def viewer(
-    port: Annotated[int, typer.Option(help="Port to listen on, 0 for any free one.")] = 8001,
+    port: Port = 8001,
     data: Annotated[Path, typer.Option(help="Folder of the traces.")] = Path(".tracebaton"),
 ) -> None:
     """Serve the trace viewer alone, on loopback; it takes OTLP over HTTP from anything."""
