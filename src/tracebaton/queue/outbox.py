@@ -114,7 +114,7 @@ class Outbox:
         if self._store is None:
             return
         self._sent.append(task.id)
-        if self._lingering is None:
+        if self._lingering is None or self._lingering.done():
             # A task from its start, and no timer that begins one: a loop that closes cancels it.
             self._lingering = asyncio.create_task(self._linger(), name="outbox")
 
