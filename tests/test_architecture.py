@@ -14,7 +14,7 @@ ROOT = Path(tracebaton.__file__).parent
 
 #: From the ground up. A module imports from lower rows only; a package also from within itself.
 FLOORS = (
-    {"aws", "errors", "events", "garbage", "semconv", "redaction", "terminal", "w3c"},
+    {"aws", "boto", "errors", "events", "garbage", "semconv", "redaction", "terminal", "w3c"},
     {"context"},
     {"baggage"},
     {"settings", "propagation", "logs", "metrics", "problems", "audit", "tasks", "traces"},
@@ -42,8 +42,8 @@ DOORS = {
     "opentelemetry.sdk": ("telemetry", "viewer", "testing"),
     "opentelemetry.exporter": ("telemetry",),
     "sentry_sdk": ("telemetry.sentry",),
-    "boto3": ("queue.sqs", "tasks.dynamodb"),
-    "botocore": ("queue.sqs", "queue.fastpath", "tasks.dynamodb"),
+    "boto3": ("boto", "queue.sqs", "tasks.dynamodb"),
+    "botocore": ("boto", "queue.sqs", "queue.fastpath", "tasks.dynamodb"),
     "types_boto3_sqs": ("queue.sqs",),
     "types_boto3_dynamodb": ("tasks.dynamodb",),
     "starlette": ("http", "viewer", "examples"),

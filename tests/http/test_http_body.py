@@ -143,6 +143,18 @@ async def test_a_body_without_a_content_type(ask: Any) -> None:
     assert (empty.status_code, unnamed.status_code) == (400, 415)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "status"),
+    [("gzip", 415), ("br", 415), ("identity", 200), ("Identity", 200)],
+)
+async def test_a_compressed_body_is_not_read(ask: Any, encoding: str, status: int) -> None:
+    """A body in a content coding is 415, which names what is taken; identity is none."""
+    answer = await post(ask, b"[1]", **{"content-encoding": encoding})
+
+    assert answer.status_code == status
+    assert answer.headers.get("accept-encoding") == ("identity" if status == 415 else None)
+
+
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
     for part in parts:
         yield part

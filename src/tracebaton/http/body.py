@@ -54,7 +54,7 @@ async def read_json(
         timeout: Seconds until the last byte has to be here.
 
     Raises:
-        UnsupportedMediaType: The content type is another one.
+        UnsupportedMediaType: The content type is another one, or the body is compressed.
         PayloadTooLarge: The body is over *limit*.
         RequestTimeout: The body is slower than *timeout*.
         MalformedBody: The body is empty, no JSON, no UTF-8, or nested too deep.
@@ -89,6 +89,11 @@ async def _text(request: Request, limit: int, seconds: float) -> str:
     content_type = request.headers.get("content-type")
     if content_type is not None and not _is_json(content_type):
         raise UnsupportedMediaType
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType(
+            "The request body is compressed. Send it without a Content-Encoding.",
+            headers={"accept-encoding": "identity"},  # RFC 9110, 15.5.16
+        )
     raw = await read_bytes(request, limit=limit, timeout=seconds)
     if not raw.strip():
         raise MalformedBody("The request body is empty; it has to be a JSON document.")

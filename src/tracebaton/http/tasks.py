@@ -4,6 +4,7 @@ Tasks over HTTP: enqueue one, look at one or at many, cancel one, and let any ro
 
 import hashlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import wraps
 from typing import Any, Final
@@ -114,7 +115,7 @@ class _Tasks:
         response = ResourceResponse(self._resource(task))
         etag = f'"{hashlib.sha256(bytes(response.body)).hexdigest()[:32]}"'
         headers = {"etag": etag, "cache-control": _CACHE}
-        if _is_known(request.headers.get("if-none-match"), etag):
+        if _is_known(request.headers.getlist("if-none-match"), etag):
             return Response(status_code=304, headers=headers)
         response.headers.update(headers)
         return response
@@ -223,7 +224,8 @@ def _query(request: Request) -> TaskQuery:
     )
 
 
-def _is_known(if_none_match: str | None, etag: str) -> bool:
-    """Tell whether the caller holds *etag*, by RFC 9110's weak comparison."""
-    known = [entry.strip().removeprefix("W/") for entry in (if_none_match or "").split(",")]
+def _is_known(if_none_match: Sequence[str], etag: str) -> bool:
+    """Tell whether the caller holds *etag*, by RFC 9110's weak comparison; lines are one list."""
+    entries = ",".join(if_none_match).split(",")
+    known = [entry.strip().removeprefix("W/") for entry in entries]
     return etag in known or known == ["*"]

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import httpx
-
 from tracebaton.errors import ConfigurationError, DependencyError, Unauthenticated
 from tracebaton.semconv import EVENT_JWKS_UNREADABLE
 from tracebaton.settings import Settings
@@ -185,6 +183,8 @@ class _Url:
         await asyncio.shield(self._asking)
 
     async def _refresh(self) -> None:
+        import httpx  # 4 MB that few processes need
+
         try:
             self._keys = _parsed(await self._fetched())
         except (httpx.HTTPError, ValueError) as exc:
@@ -192,6 +192,8 @@ class _Url:
         self._asked = self._now()
 
     async def _fetched(self) -> bytes:
+        import httpx
+
         client = httpx.AsyncClient(timeout=_TIMEOUT)
         async with client, client.stream("GET", self._url) as answer:
             answer.raise_for_status()

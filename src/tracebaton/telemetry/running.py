@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.resources import Resource
@@ -18,12 +18,14 @@ from tracebaton.semconv import SCOPE
 from tracebaton.settings import Settings
 from tracebaton.telemetry.ending import AtOnce, at_exit
 from tracebaton.telemetry.enrichment import SpanPipeline
-from tracebaton.telemetry.logs import LogPush
-from tracebaton.telemetry.metrics import Metrics
-from tracebaton.telemetry.otlp import SpanExport
-from tracebaton.telemetry.prometheus import Exposition
 from tracebaton.telemetry.sampling import HeadRates
 from tracebaton.telemetry.sentry import Sentry
+
+if TYPE_CHECKING:
+    from tracebaton.telemetry.logs import LogPush
+    from tracebaton.telemetry.metrics import Metrics
+    from tracebaton.telemetry.otlp import SpanExport
+    from tracebaton.telemetry.prometheus import Exposition
 
 __all__ = ["FlushReport", "Role", "Telemetry"]
 
@@ -72,11 +74,11 @@ class Telemetry:
         propagator: Propagator,
         resource: Resource,
         pipeline: SpanPipeline | None = None,
-        exports: Iterable[SpanExport] = (),
+        exports: Iterable["SpanExport"] = (),
         sentry: Sentry | None = None,
-        logs: LogPush | None = None,
+        logs: "LogPush | None" = None,
         meter_provider: metrics.MeterProvider | None = None,
-        metering: Metrics | None = None,
+        metering: "Metrics | None" = None,
         rates: HeadRates | None = None,
     ) -> None:
         self.tracer_provider = tracer_provider
@@ -113,7 +115,7 @@ class Telemetry:
         return self._metering is not None
 
     @property
-    def exposition(self) -> Exposition | None:
+    def exposition(self) -> "Exposition | None":
         """Return what a Prometheus scrape gets, None where nobody asked for it."""
         return None if self._metering is None else self._metering.exposition
 

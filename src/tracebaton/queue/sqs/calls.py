@@ -17,6 +17,7 @@ from botocore import xform_name
 from botocore.exceptions import BotoCoreError, ClientError
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from tracebaton.boto import session as own_session
 from tracebaton.errors import ConfigurationError, QueueUnavailable, TracebatonError
 from tracebaton.queue.fastpath import Cut, Direct, FastPath
 from tracebaton.queue.message import Attribute, Outgoing, Received, Sent, received, request_entry
@@ -56,7 +57,7 @@ class Sqs:
         """
         self._access = access
         try:
-            session = session or boto3.session.Session()
+            session = session or own_session()
             self._actions = client_of(
                 session, access, pool=access.threads, read_timeout=_READ_TIMEOUT
             )

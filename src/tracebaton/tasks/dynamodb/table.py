@@ -17,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from tracebaton.aws import AwsAccess
+from tracebaton.boto import session
 from tracebaton.errors import StoreUnavailable
 from tracebaton.tasks.dynamodb.definition import create_table
 from tracebaton.tasks.dynamodb.items import SCHEMA, Item, number, text
@@ -261,4 +262,4 @@ def _client(access: DynamoAccess) -> Any:
 @cache
 def _session() -> boto3.session.Session:
     """Return the session of this process: reading DynamoDB's model takes 0.2 s, once."""
-    return boto3.session.Session()
+    return session()
