@@ -70,8 +70,13 @@ def may_have_a_shape(text: str) -> bool:
         or _may_have_a_prefix(text)
         or "eyJ" in text
         or ("A" in text and _AWS_ID.search(text) is not None)
-        or _CARD.search(text) is not None
+        or _has_a_card(text)
     )
+
+
+def _has_a_card(text: str) -> bool:
+    # Digits of an id look like one now and then, so they are looked at: no card has two lines.
+    return _CARD.search(text) is not None and _CARD.sub(_without_card, text) != text
 
 
 def _may_have_a_context(text: str) -> bool:
