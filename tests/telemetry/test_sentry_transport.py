@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sentry_receiver import SentryReceiver
+from sentry_sdk.envelope import Envelope
 
 from tracebaton.problems import outcome_of
 from tracebaton.telemetry.pipeline import Telemetry
@@ -52,6 +53,27 @@ def test_envelopes_leave_over_many_connections(pipelines: Any, sentry: SentryRec
 
     assert (report.spans_exported, report.spans_dropped, report.complete) == (60, 0, True)
     assert 10 <= sentry.at_once <= 16
+
+
+def test_what_waits_for_a_connection_arrives_as_it_is(
+    pipelines: Any, sentry: SentryReceiver
+) -> None:
+    """It waits as bytes: the collector of garbage has little to look through."""
+    sentry.delay = 0.3
+    telemetry = pipelines({"SENTRY_DSN": sentry.dsn})
+    work(telemetry, 40, fails=True)
+    telemetry.sentry._handover.drain(10)
+    waiting = sum(isinstance(one, Envelope) for one in gc.get_objects())
+    report = telemetry.shutdown(10)
+    shapes = {
+        (event["type"], *sorted(event), *sorted(event["contexts"]["trace"]), event["sdk"]["name"])
+        for event in sentry.transactions()
+    }
+
+    assert (report.spans_exported, report.spans_dropped, report.complete) == (40, 0, True)
+    assert len(sentry.transactions()) == len(sentry.events()) == 40
+    assert len(shapes) == 1
+    assert waiting < 40
 
 
 def test_ten_thousand_may_wait(
