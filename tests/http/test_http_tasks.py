@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_service import Chat, StoreService
+from http_service import Chat, StoreService, chat
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
@@ -15,7 +15,7 @@ from tracebaton.http.auth import authenticator
 from tracebaton.http.body import body
 from tracebaton.http.keys import create_key
 from tracebaton.settings import Settings
-from tracebaton.tasks import Task, TaskStatus
+from tracebaton.tasks import Task, TaskStatus, TaskType
 
 
 async def test_a_task_is_accepted_with_its_address(
@@ -47,6 +47,27 @@ async def test_a_task_is_accepted_with_its_address(
     }
     assert span.name == "POST /v1/tasks/{type}"
     assert span.attributes["tracebaton.task.id"] == task_id
+
+
+@pytest.mark.parametrize("name", ["reports/daily", "reports/events", "ü b"])
+async def test_a_type_of_any_name_has_its_path(
+    ask: Any, task_store: Any, provider: Any, spans: Any, name: str
+) -> None:
+    """Slashes too; other methods are told which one there is, and other paths keep theirs."""
+    service = StoreService(task_store)
+    service.registry.add(TaskType(name=name, model=Chat, handler=chat))
+    async with ask(create_app(service, tracer_provider=provider)) as client:
+        accepted = await client.post(f"/v1/tasks/{name}", json={"message": "hi"})
+        put = await client.put(f"/v1/tasks/{name}", json={"message": "hi"})
+        unknown = await client.post("/v1/tasks/unknown/daily", json={"message": "hi"})
+        events = await client.post("/v1/tasks/unknown/events", json={"message": "hi"})
+
+    assert (accepted.status_code, accepted.json()["type"]) == (202, name)
+    assert spans()[0].name == "POST /v1/tasks/{type}"
+    assert put.status_code == 405
+    assert "POST" in put.headers["allow"]
+    assert unknown.status_code == 404
+    assert (events.status_code, events.headers["allow"]) == (405, "GET, HEAD")
 
 
 async def test_a_task_can_be_looked_at_until_it_changes(ask: Any, task_store: Any) -> None:

@@ -26,7 +26,7 @@ from tracebaton.http.proxies import ProxyLayer
 from tracebaton.http.routes import PlainPaths
 from tracebaton.http.security import SecurityLayer
 from tracebaton.http.service import Service
-from tracebaton.http.tasks import answering, task_routes
+from tracebaton.http.tasks import answering, slashed_types_route, task_routes
 from tracebaton.http.watch import TaskWatch
 from tracebaton.problems import Outcome
 
@@ -65,6 +65,7 @@ def create_app(
         ),
         metrics_route(exposition),
         _index(service),
+        slashed_types_route(service),
     ]
     app = Starlette(
         routes=[PlainPaths(routes), *routes],

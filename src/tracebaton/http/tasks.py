@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
 
 from tracebaton.context import current
 from tracebaton.errors import Conflict, NotFound, ValidationFailed
@@ -32,6 +33,7 @@ __all__ = [
     "accepted",
     "answering",
     "own_task",
+    "slashed_types_route",
     "task_routes",
 ]
 
@@ -97,6 +99,26 @@ def task_routes(service: Service) -> list[BaseRoute]:
         Route("/v1/tasks", tasks.index, methods=["GET"]),
         Route("/v1/tasks/{id}", tasks.cancel, methods=["DELETE"]),
     ]
+
+
+def slashed_types_route(service: Service) -> BaseRoute:
+    """Return the route of types whose names have slashes; it stands behind all others."""
+    return _SlashedTypes(service, "/v1/tasks/{type:path}", _Tasks(service).submit, methods=["POST"])
+
+
+class _SlashedTypes(Route):
+    """Takes the path of a registered type and no other, which would be a 405 for no reason."""
+
+    def __init__(self, service: Service, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._service = service
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        name = "" if match is Match.NONE else child["path_params"]["type"]
+        if "/" in name and name in self._service.registry:
+            return match, child
+        return Match.NONE, {}
 
 
 class _Tasks:
