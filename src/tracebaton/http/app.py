@@ -54,19 +54,7 @@ def create_app(
         exposition: What ``/metrics`` answers, as `metrics_route()` takes it.
     """
     watch = TaskWatch(lambda: service.store)
-    routes = [
-        *task_routes(service),  # first: a request passes all that stand before its own
-        *event_routes(service, watch),
-        *health_routes(service.ready),
-        *docs_routes(service, title="tracebaton", version="1"),
-        *(
-            Route(path, answering(service, endpoint), methods=list(methods))
-            for path, endpoint, methods in service.routes
-        ),
-        metrics_route(exposition),
-        _index(service),
-        slashed_types_route(service),
-    ]
+    routes = _routes(service, watch, exposition)
     app = Starlette(
         routes=[PlainPaths(routes), *routes],
         middleware=[Middleware(AuthLayer, service=service)],
@@ -87,6 +75,24 @@ def create_app(
         lambda: SecurityLayer(ProxyLayer(build(), proxies=lambda: service.proxies))
     )
     return app
+
+
+def _routes(
+    service: Service, watch: TaskWatch, exposition: Callable[[], Exposition | None]
+) -> list[BaseRoute]:
+    return [
+        *task_routes(service),  # first: a request passes all that stand before its own
+        *event_routes(service, watch),
+        *health_routes(service.ready),
+        *docs_routes(service, title="tracebaton", version="1"),
+        *(
+            Route(path, answering(service, endpoint), methods=list(methods))
+            for path, endpoint, methods in service.routes
+        ),
+        metrics_route(exposition),
+        _index(service),
+        slashed_types_route(service),
+    ]
 
 
 @asynccontextmanager
