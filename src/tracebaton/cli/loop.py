@@ -8,7 +8,7 @@ __all__ = ["run", "serve"]
 T = TypeVar("T")
 
 #: Seconds that what is left behind gets to end, once the work of a process is done.
-_END_SECONDS: Final = 5.0
+_END_SECONDS: Final = 3.0
 
 
 def run(work: Coroutine[Any, Any, T], *, fast: bool = False) -> T:
