@@ -77,6 +77,17 @@ def test_what_a_message_says_does_not_drive_the_terminal(broker: Broker) -> None
     assert [line for line in command.lines if not line.isprintable()] == []
 
 
+def test_an_empty_queue_is_named(broker: Broker) -> None:
+    """So that nobody looks into the wrong one for long; a program reads an empty list."""
+    every, some = said(broker, "dlq", "list"), said(broker, "dlq", "list", "--type", "order")
+    document = said(broker, "dlq", "list", "--json")
+
+    place = f"in the dead-letter queue, {broker.sqs.queue_url('tasks-dlq')}"
+    assert (every.lines, every.errors) == ([], [f"no messages {place}"])
+    assert some.errors == [f"no such messages {place}"]
+    assert (document.lines, document.errors) == (["[]"], [])
+
+
 def test_what_cannot_be_is_one_line(broker: Broker) -> None:
     """An unknown id is 1, a missing setting and a bad time are 2, a queue that is away is 1."""
     missing = said(broker, "dlq", "show", "nobody", code=1)
@@ -85,7 +96,8 @@ def test_what_cannot_be_is_one_line(broker: Broker) -> None:
     nowhere = broker.sqs.queue_url("nowhere")
     away = said(broker, "quarantine", "list", code=1, TRACEBATON_QUARANTINE_URL=nowhere)
 
-    assert missing.errors == ["tracebaton: there is no message or task nobody"]
+    place = f"in the dead-letter queue, {broker.sqs.queue_url('tasks-dlq')}"
+    assert missing.errors == [f"tracebaton: there is no message or task nobody {place}"]
     assert unset.errors == ["tracebaton: TRACEBATON_QUARANTINE_URL: is not set"]
     assert "Traceback" not in "".join(bad.errors)
     assert len(away.errors) == 1

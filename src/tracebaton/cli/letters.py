@@ -77,18 +77,20 @@ class _Commands:
     where: str
 
     def list_(self, choice: "Choice", limit: Limit = None, as_json: AsJson = False) -> None:
-        rows = [letter.summary() for letter in _run(lambda: _found(self.kind, choice, limit))]
+        url, found = _run(lambda: _found(self.kind, choice, limit))
+        rows = [letter.summary() for letter in found]
         if as_json:
             print_json(rows)
         elif rows:
             print_table(rows, _COLUMNS)
         else:
-            print("nothing", file=sys.stderr)
+            what = "no messages" if choice == _choice() else "no such messages"
+            print(f"{what} in the {self.where}, {printable(url)}", file=sys.stderr)
 
     def show(self, id: OneId, as_json: AsJson = False) -> None:
-        found = _run(lambda: _found(self.kind, _choice(id=[id]), 1))
+        url, found = _run(lambda: _found(self.kind, _choice(id=[id]), 1))
         if not found:
-            raise fail(f"there is no message or task {id}")
+            raise fail(f"there is no message or task {id} in the {self.where}, {url}")
         document = found[0].document()
         if as_json:
             print_json(document)
@@ -167,7 +169,8 @@ async def _opened(kind: "Kind") -> AsyncIterator[tuple["Runtime", "Queue", "Lett
         await runtime.close()
 
 
-async def _found(kind: "Kind", choice: "Choice", limit: int | None) -> "list[Letter]":
+async def _found(kind: "Kind", choice: "Choice", limit: int | None) -> "tuple[str, list[Letter]]":
+    """Return the queue's URL, and what lies there."""
     import time
 
     from tracebaton.queue.walk import Walk
@@ -179,7 +182,7 @@ async def _found(kind: "Kind", choice: "Choice", limit: int | None) -> "list[Let
             found += [letter for letter in batch if choice.matches(letter, now=now)]
             if limit is not None and len(found) >= limit:
                 break
-    return found[:limit]
+        return await queue.url(), found[:limit]
 
 
 async def _cleared(
