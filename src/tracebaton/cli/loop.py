@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-__all__ = ["run", "serve"]
+__all__ = ["leave_on_signals", "run", "serve"]
 
 T = TypeVar("T")
 
@@ -52,10 +52,34 @@ def serve(
 
     async def ended() -> T:
         result = await work
+        _ignore_signals()
         threading.Thread(target=_cut_short, args=(code(result),), daemon=True).start()
         return result
 
     return run(ended(), fast=fast)
+
+
+def leave_on_signals() -> None:
+    """End with exit code 0 at a SIGTERM or SIGINT that comes while the process still starts."""
+    import signal
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit(0)
+
+
+def _ignore_signals() -> None:
+    """Let no further signal end the process in another way than it is about to end by itself."""
+    import asyncio
+    import signal
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)  # it would bring the default back when the loop closes
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _cut_short(code: int) -> None:

@@ -39,6 +39,7 @@ def dev(
     viewer: Annotated[bool, typer.Option(help="Serve the trace viewer.")] = True,
 ) -> None:
     """Run API, worker, a local SQS and a trace viewer on this machine."""
+    loop.leave_on_signals()
     from tracebaton.dev import DevOptions, run_dev
 
     options = DevOptions(
@@ -74,6 +75,7 @@ def dev(
 
 def api(app: App = _CHAT, host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Serve the API."""
+    loop.leave_on_signals()
     from tracebaton.processes import load_app, run_api
 
     loop.serve(run_api(load_app(app), host=host, port=port, announce=announce), fast=True)
@@ -87,6 +89,7 @@ def worker(
     processes: Annotated[int, typer.Option(min=1, help="Workers, each a process.")] = 1,
 ) -> None:
     """Run the worker; --host and --port are those of its health page."""
+    loop.leave_on_signals()
     if processes > 1:
         from tracebaton.crew import CrewOptions, run_crew
 
@@ -105,6 +108,7 @@ def viewer(
     data: Annotated[Path, typer.Option(help="Folder of the traces.")] = Path(".tracebaton"),
 ) -> None:
     """Serve the trace viewer alone, on loopback; it takes OTLP over HTTP from anything."""
+    loop.leave_on_signals()
     from tracebaton.dev import run_viewer
 
     loop.serve(run_viewer(port=port, data=data, announce=announce))
