@@ -28,7 +28,7 @@ class Stop:
 
     async def or_done(self, *work: "asyncio.Future[Any]", seconds: float | None = None) -> bool:
         """Wait for the first of *work*, for *seconds* or for the stop; True if it is the stop."""
-        if not self._asked:
+        if not self._asked and not any(one.done() for one in work):
             # One future for all who wait, made in their loop: no task a wait.
             if self._future is None:
                 self._future = asyncio.get_running_loop().create_future()
