@@ -99,7 +99,7 @@ class CommandGroup(TyperGroup):
     def __init__(self, **given: Any) -> None:
         """Take what typer gives, but for the commands."""
         super().__init__(**given)
-        self.commands = cast("MutableMapping[str, Any]", _Commands())
+        self.commands: MutableMapping[str, Any] = cast("MutableMapping[str, Any]", _Commands())
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all that are listed."""
