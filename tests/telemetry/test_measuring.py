@@ -133,6 +133,23 @@ def test_a_sampled_span_is_the_exemplar_of_its_measurement() -> None:
         assert seen == [(0.1, here), (2.0, here)]
 
 
+def test_a_series_that_the_sdk_has_dropped_is_found_again() -> None:
+    """This SDK keeps each for ever; one that does not would lose what goes to the old one."""
+    reader = InMemoryMetricReader()
+    provider = OwnMeterProvider(metric_readers=[reader], shutdown_on_exit=False)
+    counter: Any = provider.get_meter("test").create_counter("many")
+    for _ in range(2):
+        counter.add(1, {"queue": "jobs"})
+    reader.get_metrics_data()
+    for storage in counter._measurement_consumer._reader_storages.values():
+        for match in storage._instrument_view_instrument_matches[counter]:
+            match._attributes_aggregation.clear()
+    for _ in range(3):
+        counter.add(1, {"queue": "jobs"})
+
+    assert [values["value"] for *_, values in told(reader.get_metrics_data())] == [3]
+
+
 def test_a_given_context_is_the_one_that_counts() -> None:
     """A send's measurement is made outside its span."""
     reader = InMemoryMetricReader()

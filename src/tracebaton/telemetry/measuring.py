@@ -99,13 +99,26 @@ class _Measured:
 class _Series:
     """Where the measurements with certain attributes go, in each reader."""
 
-    __slots__ = ("aggregations", "bounds", "due")
+    __slots__ = ("aggregations", "bounds", "due", "homes")
 
-    def __init__(self, aggregations: Sequence[Any]) -> None:
-        self.aggregations = tuple(aggregations)
-        self.bounds: Sequence[float] = getattr(aggregations[0], "_boundaries", ())
+    def __init__(self, homes: Sequence[tuple[Mapping[Any, Any], Any]]) -> None:
+        """Take what the SDK has in its *homes*: mappings and keys in them."""
+        self.homes = homes
+        self.aggregations = tuple(home[key] for home, key in homes)
+        self.bounds: Sequence[float] = getattr(self.aggregations[0], "_boundaries", ())
         #: When the next exemplar of each bucket may be taken.
         self.due: dict[int, int] = {}
+
+    @property
+    def collected(self) -> bool:
+        """Tell whether there was a collection since the last measurement."""
+        return self.aggregations[0]._value is None
+
+    @property
+    def dropped(self) -> bool:
+        """Tell whether the SDK has it no longer: at a collection, a later SDK may drop some."""
+        pairs = zip(self.homes, self.aggregations, strict=True)
+        return any(home.get(key) is not held for (home, key), held in pairs)
 
 
 class _Memory:
@@ -135,6 +148,9 @@ class _Memory:
             return
         key = tuple(attributes.items())
         series = self._known.get(key)
+        if series is not None and series.collected and series.dropped:
+            self._known.pop(key, None)
+            series = None
         # The storages of the readers are replaced as a whole, in a forked child for one.
         if series is None or self._consumer._reader_storages is not self._storages:
             self._whole(amount, attributes, context)
@@ -149,7 +165,7 @@ class _Memory:
     ) -> tuple[_Measured, bool]:
         """Return the measurement, and whether it may become an exemplar."""
         now, bucket = time_ns(), bisect_left(series.bounds, amount)
-        if series.aggregations[0]._value is None:  # it was collected just now, exemplars too
+        if series.collected:  # exemplars too
             series.due.clear()
         if now < series.due.get(bucket, 0):
             return _Measured(amount, now, None, None), False
@@ -167,24 +183,26 @@ class _Memory:
             return
         try:
             found = [
-                _aggregation(match, attributes)
+                _home(match, attributes)
                 for storage in self._storages.values()
                 for match in storage._instrument_view_instrument_matches[self._instrument]
             ]
         except (AttributeError, KeyError):  # see `_remember()`
             found = []
-        if found and None not in found:
-            self._known[key] = _Series(found)
+        homes = [one for one in found if one is not None]
+        if homes and len(homes) == len(found):
+            self._known[key] = _Series(homes)
         else:
             self._room = 0  # a view drops them, or nobody reads: nothing is to be remembered
 
 
-def _aggregation(match: Any, attributes: dict[str, Any]) -> Any:
-    """Return the aggregation of a series behind one view; None where nothing is kept."""
+def _home(match: Any, attributes: dict[str, Any]) -> tuple[Mapping[Any, Any], Any] | None:
+    """Return where the aggregation of a series behind one view is; None where nothing is kept."""
     names = match._view._attribute_keys
     kept = attributes if names is None else {k: v for k, v in attributes.items() if k in names}
-    for aggregation in tuple(match._attributes_aggregation.values()):
+    home: Mapping[Any, Any] = match._attributes_aggregation
+    for key, aggregation in tuple(home.items()):
         held = aggregation._attributes
         if held == kept and hasattr(aggregation, "_value") and _are_plain(held):
-            return aggregation
+            return home, key
     return None
