@@ -1,16 +1,22 @@
 """The first five minutes: ``tracebaton dev`` and nothing else."""
 
+import os
+import pty
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from command import ended, running
+from command import clean_environment, ended, running
 
 pytestmark = pytest.mark.acceptance
 
+HERE = Path(__file__).parent
 DEV = ("dev", "--port", "0", "--sqs-port", "0", "--viewer-port", "0")
 
 
@@ -119,6 +125,47 @@ def test_an_api_that_cannot_start_stops_dev_with_its_reason(tmp_path: Path) -> N
         "TRACEBATON_API_KEYS_FILE",
         "the api process ended by itself with 2",
     ]
+
+
+def test_a_killed_worker_is_told_by_its_signal(tmp_path: Path) -> None:
+    """A number alone says nothing to most; the rest ends with it, since half of dev misleads."""
+    with running(*DEV, env={}, cwd=tmp_path) as dev:
+        dev.ready()
+        os.kill(child(dev.process.pid, "worker"), signal.SIGKILL)
+        code = dev.wait()
+
+    assert code == 1
+    assert dev.errors == [
+        "tracebaton: the worker process was ended by SIGKILL, and with it all of dev"
+    ]
+
+
+def child(parent: int, command: str) -> int:
+    """The process that runs *command* for *parent*."""
+    pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in pids}
+    return next(int(pid) for pid, words in commands.items() if command.encode() in words)
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [((), "/v1/ai/chat"), (("shop:app",), "/docs")],
+    ids=["example", "own"],
+)
+def test_a_terminal_is_told_what_to_try(app: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    """The example's request, or where an application of one's own says what it takes."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "tracebaton", *DEV, *app, "--data", str(tmp_path)]
+    with (
+        subprocess.Popen(command, env=clean_environment(), cwd=HERE, stdout=theirs) as dev,
+        os.fdopen(ours) as terminal,
+    ):
+        line = next(line for line in terminal if line.startswith("try "))
+        dev.terminate()
+        assert dev.wait(30) == 0
+    os.close(theirs)
+
+    assert said in line
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,31 @@ def test_api_and_worker_are_one_waterfall(page, viewer):
     assert page.locator(".legend .service").all_inner_texts() == ["api", "worker"]
 
 
+@pytest.mark.parametrize("width", [1280, 390], ids=["desk", "phone"])
+def test_what_is_said_of_the_waiting_is_said_whole(page, viewer, width):
+    """In the time waited as far as it fits, else beside the bar; cut off it would be a riddle."""
+    page.set_viewport_size({"width": width, "height": 800})
+    for waited in (60, 180, 250, 400):
+        line = Timeline(viewer, time.time_ns())
+        with line.span("api", "send chat", 0, 100, kind=SpanKind.PRODUCER) as send:
+            pass
+        told = {QUEUE_BACKLOG_MS: float(waited)}
+        with (
+            trace.use_span(send),
+            line.span(
+                "worker", "process", 100 + waited, 1000, kind=SpanKind.CONSUMER, attributes=told
+            ),
+        ):
+            pass
+        viewer.flush()
+        page.goto(f"/#/trace/{send.get_span_context().trace_id:032x}")
+        process = row(page, "process")
+        process.wait_for()
+
+        assert f"waited {waited} ms" in process.locator(".lane").inner_text()
+        assert process.locator(".wait").evaluate("one => one.scrollWidth <= one.clientWidth + 1")
+
+
 def test_a_span_is_told_beside_the_waterfall(page, viewer):
     """Attributes, waiting time, exception, event, link and its own log line."""
     trace_id = chat(viewer, fail=True)

@@ -85,8 +85,8 @@ class Api:
             document = answer.json()
         except httpx.HTTPError as exc:
             raise TracebatonError(
-                f"The API at {self.url} cannot be reached ({type(exc).__name__})."
-                " --api or TRACEBATON_API_URL names another one."
+                f"The API at {self.url} cannot be reached ({type(exc).__name__}). Start it,"
+                " or all of it with `tracebaton dev`; --api or TRACEBATON_API_URL names another."
             ) from exc
         except ValueError as exc:
             raise TracebatonError(f"What answers at {self.url} is no API of tracebaton.") from exc

@@ -1,8 +1,11 @@
 """``dev``, ``api`` and ``worker``: the commands that stay until they are told to stop."""
 
 import json
+import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,7 +57,7 @@ def dev(
     failures: list[int] = []
 
     def fail(name: str, code: int) -> None:
-        print(f"tracebaton: the {name} process ended by itself with {code}", file=sys.stderr)
+        print(f"tracebaton: the {name} process {_ending(code)}", file=sys.stderr)
         failures.append(2 if code == 2 else 1)
 
     def code(_: None) -> int:
@@ -63,7 +66,7 @@ def dev(
     loop.serve(
         run_dev(
             options,
-            announce=_announce_dev,
+            announce=partial(_announce_dev, app),
             pretty=sys.stdout.isatty(),
             out=sys.stdout.buffer,
             fail=fail,
@@ -115,6 +118,13 @@ def viewer(
     _leave(0)
 
 
+def _ending(code: int) -> str:
+    """Return how a process ended by itself."""
+    with suppress(ValueError):  # no signal, or none of this system
+        return f"was ended by {signal.Signals(-code).name}, and with it all of dev"
+    return f"ended by itself with {code}"
+
+
 def _leave(code: int) -> None:
     sys.stdout.flush()
     raise typer.Exit(code)
@@ -129,14 +139,20 @@ def announce(event: Mapping[str, Any]) -> None:
     print(f"{event['event']}  {rest}", flush=True)
 
 
-def _announce_dev(event: Mapping[str, Any]) -> None:
+def _announce_dev(app: str, event: Mapping[str, Any]) -> None:
     if not sys.stdout.isatty():
         announce(event)
         return
     print(
         f"ready  api {event['api']}  viewer {event['viewer'] or 'off'}  sqs {event['sqs']}"
-        f"  tasks {event['store']}\n"
-        f"try    curl -s {event['api']}/v1/ai/chat -H 'content-type: application/json'"
-        """ -d '{"message": "What is one trace?"}'""",
+        f"  tasks {event['store']}\n{_next_step(app, event['api'])}",
         flush=True,
     )
+
+
+def _next_step(app: str, api: str) -> str:
+    """Return what can be done now: only the example has a request that is known."""
+    if app != _CHAT:
+        return f"try    {api}/docs"
+    body = """'{"message": "What is one trace?"}'"""
+    return f"try    curl -s {api}/v1/ai/chat -H 'content-type: application/json' -d {body}"

@@ -130,3 +130,5 @@ def _print_outcome(task: dict[str, Any]) -> None:
         print(printable_lines(json.dumps(task["result"], indent=2, ensure_ascii=False)))
     if error := task.get("error"):
         print(f"{printable(error.get('code'))}: {printable(error.get('detail'))}")
+        if link := (task.get("links") or {}).get("trace"):
+            print(f"trace: {printable(link)}")

@@ -8,8 +8,8 @@ const STEPS = [1, 2, 5].flatMap((step) => [0, 1, 2, 3, 4, 5, 6].map((power) => s
   .concat([30e6, 60e6, 120e6, 300e6, 600e6, 1800e6, 3600e6, 7200e6, 21600e6, 86400e6]).sort((a, b) => a - b);
 //: Deeper spans keep this indent, so that a long chain leaves room for its names.
 const MAX_INDENT = 16;
-//: Share of the axis from which a label fits into the waiting time.
-const WIDE = 0.16;
+//: Pixels of a character of a label in the waiting time, and of the space around it.
+const [CHARACTER, AROUND] = [7, 18];
 
 export class TraceView {
   constructor(main, { traceId, spanId, onState, select }) {
@@ -125,6 +125,7 @@ export class TraceView {
       ticks.push(tick);
     }
     this.axis.replaceChildren(...ticks);
+    this.lane = this.axis.clientWidth;
   }
 
   share(us) {
@@ -161,11 +162,13 @@ export class TraceView {
     let label = duration(span.duration);
     if (span.wait) {
       const [waitFrom, waitTo] = [this.share(span.wait.from), from];
-      const said = `waited ${duration(span.wait.us)} in queue`;
+      const said = `waited ${duration(span.wait.us)}`;
+      const room = (waitTo - waitFrom) * this.lane;
+      const fitting = [`${said} in queue`, said].find((words) => words.length * CHARACTER + AROUND <= room);
       const wait = el("span", { class: "wait", title: waitTitle(span.wait) });
       place(wait, waitFrom, waitTo);
-      if (waitTo - waitFrom >= WIDE) wait.append(el("span", { class: "wait-label" }, said));
-      else label = `${label} · ${said}`;
+      if (fitting) wait.append(el("span", { class: "wait-label" }, fitting));
+      else label = `${label} · ${said} in queue`;
       parts.unshift(wait);
     }
     for (const event of span.events) {
