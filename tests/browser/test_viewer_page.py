@@ -178,8 +178,11 @@ def test_what_is_said_of_the_waiting_is_said_whole(page, viewer, width):
         process = row(page, "process")
         process.wait_for()
 
+        lane, took = (process.locator(one).bounding_box() for one in (".lane", ".took"))
         assert f"waited {waited} ms" in process.locator(".lane").inner_text()
         assert process.locator(".wait").evaluate("one => one.scrollWidth <= one.clientWidth + 1")
+        assert lane["x"] <= took["x"]
+        assert took["x"] + took["width"] <= lane["x"] + lane["width"]
 
 
 def test_a_span_is_told_beside_the_waterfall(page, viewer):

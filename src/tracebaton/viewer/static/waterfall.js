@@ -8,7 +8,7 @@ const STEPS = [1, 2, 5].flatMap((step) => [0, 1, 2, 3, 4, 5, 6].map((power) => s
   .concat([30e6, 60e6, 120e6, 300e6, 600e6, 1800e6, 3600e6, 7200e6, 21600e6, 86400e6]).sort((a, b) => a - b);
 //: Deeper spans keep this indent, so that a long chain leaves room for its names.
 const MAX_INDENT = 16;
-//: Pixels of a character of a label in the waiting time, and of the space around it.
+//: Pixels of a character of a label in a lane, and of the space around it.
 const [CHARACTER, AROUND] = [7, 18];
 
 export class TraceView {
@@ -159,16 +159,16 @@ export class TraceView {
     const bar = el("span", { class: "bar", title: `${span.name}: ${duration(span.duration)}` });
     place(bar, from, to);
     const parts = [bar];
-    let label = duration(span.duration);
+    const took = duration(span.duration);
+    let words = [took];
     if (span.wait) {
       const [waitFrom, waitTo] = [this.share(span.wait.from), from];
       const said = `waited ${duration(span.wait.us)}`;
-      const room = (waitTo - waitFrom) * this.lane;
-      const fitting = [`${said} in queue`, said].find((words) => words.length * CHARACTER + AROUND <= room);
+      const fitting = [`${said} in queue`, said].find((text) => this.fits(text, waitTo - waitFrom));
       const wait = el("span", { class: "wait", title: waitTitle(span.wait) });
       place(wait, waitFrom, waitTo);
       if (fitting) wait.append(el("span", { class: "wait-label" }, fitting));
-      else label = `${label} · ${said} in queue`;
+      else words = [`${took} · ${said} in queue`, `${took} · ${said}`, took];
       parts.unshift(wait);
     }
     for (const event of span.events) {
@@ -176,19 +176,22 @@ export class TraceView {
       tick.style.left = `${100 * Math.min(1, Math.max(0, this.share(event.at)))}%`;
       parts.push(tick);
     }
-    const after = el("span", { class: "took" }, label);
-    if (to > 0.7) {
-      after.classList.add("before");
-      const free = span.wait ? this.share(span.wait.from) : from;
-      if (free > 0.18) after.style.right = `${100 * (1 - free)}%`;
-      else {
-        after.classList.add("inside");
-        after.style.left = `${100 * from}%`;
-      }
-    } else {
-      after.style.left = `${100 * to}%`;
-    }
-    return [...parts, after];
+    return [...parts, this.label(words, { from, to, free: span.wait ? this.share(span.wait.from) : from })];
+  }
+
+  fits(text, share) {
+    return text.length * CHARACTER + AROUND <= share * this.lane;
+  }
+
+  // The first of *words* that fits behind the bar, before it or in it, and there.
+  label(words, { from, to, free }) {
+    const rooms = [["after", 1 - to], ["before", free], ["inside", to - from]];
+    const text = words.find((one) => rooms.some(([, room]) => this.fits(one, room))) ?? words.at(-1);
+    const [where] = rooms.find(([, room]) => this.fits(text, room)) ?? rooms.reduce((a, b) => (b[1] > a[1] ? b : a));
+    const node = el("span", { class: `took ${where}` }, text);
+    if (where === "before") node.style.right = `${100 * (1 - free)}%`;
+    else node.style.left = `${100 * (where === "after" ? to : from)}%`;
+    return node;
   }
 
   decorate() {
