@@ -3,6 +3,7 @@
 import os
 import queue
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -220,3 +221,21 @@ def test_its_threads_start_from_an_empty_context(pipelines: Any, sentry: SentryR
 
     assert event["message"] == "from the thread"
     assert "unit" not in event.get("tags", {})
+
+
+def test_a_thread_that_waits_keeps_nothing_of_what_it_handled() -> None:
+    """An envelope is a dozen objects, and there are sixteen threads."""
+
+    class Item:
+        pass
+
+    handled: Handover[Item] = Handover(lambda item: None, name="test", limit=10)
+    item = Item()
+    kept = weakref.ref(item)
+    gone = threading.Event()
+    weakref.finalize(item, gone.set)
+    handled.submit(item)
+    del item
+
+    assert gone.wait(10)
+    assert kept() is None

@@ -58,12 +58,10 @@ def test_envelopes_leave_over_many_connections(pipelines: Any, sentry: SentryRec
 def test_what_waits_for_a_connection_arrives_as_it_is(
     pipelines: Any, sentry: SentryReceiver
 ) -> None:
-    """It waits as bytes: the collector of garbage has little to look through."""
+    """It has waited as bytes."""
     sentry.delay = 0.3
     telemetry = pipelines({"SENTRY_DSN": sentry.dsn})
     work(telemetry, 40, fails=True)
-    telemetry.sentry._handover.drain(10)
-    waiting = sum(isinstance(one, Envelope) for one in gc.get_objects())
     report = telemetry.shutdown(10)
     shapes = {
         (event["type"], *sorted(event), *sorted(event["contexts"]["trace"]), event["sdk"]["name"])
@@ -73,7 +71,6 @@ def test_what_waits_for_a_connection_arrives_as_it_is(
     assert (report.spans_exported, report.spans_dropped, report.complete) == (40, 0, True)
     assert len(sentry.transactions()) == len(sentry.events()) == 40
     assert len(shapes) == 1
-    assert waiting < 40
 
 
 def test_ten_thousand_may_wait(
@@ -88,6 +85,8 @@ def test_ten_thousand_may_wait(
     # While a unit becomes an envelope it counts as both.
     assert until(lambda: telemetry.sentry.waiting == QUEUE_SIZE)
     assert QUEUE_SIZE == 10_000
+    # Those that wait are bytes by now: the collector of garbage has little to look through.
+    assert sum(isinstance(one, Envelope) for one in gc.get_objects()) < 100
     assert lost(caplog) == []
     assert telemetry.shutdown(0).spans_dropped == QUEUE_SIZE
     # The stop is left behind at its deadline, and its line would be the next test's.

@@ -135,6 +135,7 @@ class Handover(Generic[Item]):
         while True:
             item, began = self._next(), self._now()
             self._settle(item)
+            del item  # it would be kept until the next one comes
             if len(self._items) < self._rests_below:
                 self._rest(self._hurry, min(_REST, self._now() - began))
 
