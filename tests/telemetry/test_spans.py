@@ -72,6 +72,10 @@ def moments(tracer: trace.Tracer) -> None:
     span = tracer.start_span("moments", kind=SpanKind.CONSUMER, links=links, start_time=10)
     span.add_event("first", {"n": 1}, timestamp=11)
     span.add_event("second", timestamp=12)
+    span.add_event("odd", {"": 1, "list": ["a" * 20]}, timestamp=13)
+    given = {"more": "a" * 20, "number": 1.5}
+    span.add_event("plain", given, timestamp=14)
+    given["more"] = "changed"
     span.add_link(OTHER)
     span.update_name("renamed")
     span.end(20)
@@ -150,6 +154,7 @@ def told(provider: TracerProvider, work: Callable[[trace.Tracer], None]) -> list
         {"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "10"},
         {"OTEL_SPAN_EVENT_COUNT_LIMIT": "1", "OTEL_SPAN_LINK_COUNT_LIMIT": "1"},
         {"OTEL_ATTRIBUTE_COUNT_LIMIT": "1"},
+        {"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "10"},
     ],
     ids=str,
 )

@@ -51,6 +51,15 @@ _RANDOM: Final = TraceFlags.RANDOM_TRACE_ID
 _ENDED: Final = "Setting attribute on ended span."
 
 
+def _are_plain(attributes: dict[Any, Any], kept: frozenset[type] = _PLAIN) -> bool:
+    """Tell whether none of *attributes* has to be cleaned."""
+    return (
+        kept.issuperset(map(type, attributes.values()))
+        and _NAMES.issuperset(map(type, attributes))
+        and "" not in attributes
+    )
+
+
 class OwnSpan(Span):
     """The SDK's span with its attributes in a plain dict, and without what it may never have."""
 
@@ -133,9 +142,7 @@ class OwnSpan(Span):
     def _set(self, given: Mapping[str, Any]) -> None:
         if (
             type(given) is dict
-            and self._kept.issuperset(map(type, given.values()))
-            and _NAMES.issuperset(map(type, given))
-            and "" not in given
+            and _are_plain(given, self._kept)
             and len(self._attributes) + len(given) <= self._most
         ):
             self._attributes.update(given)
@@ -157,6 +164,21 @@ class OwnSpan(Span):
     def _keep(self, bounded: BoundedAttributes) -> None:
         self._attributes = dict(bounded.copy())
         self._dropped += bounded.dropped
+
+    def add_event(
+        self, name: str, attributes: Attributes = None, timestamp: int | None = None
+    ) -> None:
+        """Add an event."""
+        most = self._limits.max_event_attributes
+        if (
+            type(attributes) is dict
+            and self._limits.max_attribute_length is None
+            and (most is None or len(attributes) <= most)
+            and _are_plain(attributes)
+        ):
+            self._add_event(Event(name, MappingProxyType(attributes.copy()), timestamp))
+        else:
+            super().add_event(name, attributes, timestamp)
 
     def _add_event(self, event: Event) -> None:
         with self._lock:
