@@ -260,3 +260,14 @@ def test_a_tracer_can_be_turned_off() -> None:
     )
 
     assert not tracer.start_span("any").is_recording()
+
+
+def test_a_library_gets_the_same_tracer_each_time() -> None:
+    """One with attributes of its scope is another."""
+    provider = OwnTracerProvider(sampler=HeadSampler(1.0), shutdown_on_exit=False)
+    first = provider.get_tracer("shop", "1")
+    other = provider.get_tracer("shop", "1", attributes={"part": "cart"})
+
+    assert provider.get_tracer("shop", "1") is first
+    assert provider.get_tracer("shop", "1", attributes={"part": "cart"}) is other
+    assert len({first, other, provider.get_tracer("shop"), provider.get_tracer("shop", "2")}) == 4

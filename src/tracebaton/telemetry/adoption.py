@@ -15,6 +15,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import ProxyTracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import Attributes
 
 from tracebaton.propagation import Propagator
 from tracebaton.telemetry.enrichment import SpanPipeline
@@ -33,9 +34,27 @@ class OwnTracerProvider(TracerProvider):
     Its spans are the SDK's at less of a cost, see `OwnSpan`.
     """
 
-    def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
-        """Return the tracer of a library."""
-        return lightened(super().get_tracer(*args, **kwargs))
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what the SDK's takes."""
+        #: By name, version and schema: many ask for their tracer once a span.
+        self._asked: dict[tuple[str | None, ...], trace.Tracer] = {}
+        super().__init__(*args, **kwargs)
+
+    def get_tracer(
+        self,
+        instrumenting_module_name: str,
+        instrumenting_library_version: str | None = None,
+        schema_url: str | None = None,
+        attributes: Attributes = None,
+    ) -> trace.Tracer:
+        """Return the tracer of a library, the same one each time."""
+        named = instrumenting_module_name, instrumenting_library_version, schema_url
+        known = None if attributes else self._asked.get(named)
+        if known is None:
+            known = lightened(super().get_tracer(*named, attributes))
+            if not attributes:
+                self._asked[named] = known
+        return known
 
 
 class OwnMeterProvider(MeterProvider):
