@@ -14,7 +14,18 @@ ROOT = Path(tracebaton.__file__).parent
 
 #: From the ground up. A module imports from lower rows only; a package also from within itself.
 FLOORS = (
-    {"aws", "boto", "errors", "events", "garbage", "semconv", "redaction", "terminal", "w3c"},
+    {
+        "aws",
+        "boto",
+        "errors",
+        "events",
+        "garbage",
+        "protobuf",
+        "semconv",
+        "redaction",
+        "terminal",
+        "w3c",
+    },
     {"context"},
     {"baggage"},
     {"settings", "propagation", "logs", "metrics", "problems", "audit", "tasks", "traces"},

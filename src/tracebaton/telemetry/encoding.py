@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 
+from tracebaton.protobuf import sized, varint
 from tracebaton.telemetry.masking import dict_of
 
 __all__ = ["encoded"]
@@ -38,19 +39,19 @@ def encoded(spans: Sequence[ReadableSpan]) -> bytes:
     grouped: dict[int, tuple[Resource, dict[InstrumentationScope | None, list[bytes]]]] = {}
     for span in spans:
         _, scopes = grouped.setdefault(id(span.resource), (span.resource, {}))
-        scopes.setdefault(span.instrumentation_scope, []).append(_sized(b"\x12", _span(span)))
-    return b"".join(_sized(b"\n", _of_resource(*group)) for group in grouped.values())
+        scopes.setdefault(span.instrumentation_scope, []).append(sized(b"\x12", _span(span)))
+    return b"".join(sized(b"\n", _of_resource(*group)) for group in grouped.values())
 
 
 def _of_resource(
     resource: Resource, scopes: Mapping[InstrumentationScope | None, list[bytes]]
 ) -> bytes:
     attributes = _attributes(b"\n", resource.attributes)
-    parts = [_sized(b"\n", b"".join(attributes))]
+    parts = [sized(b"\n", b"".join(attributes))]
     for scope, spans in scopes.items():
         told = b"" if scope is None else _scope(scope)
         schema = b"" if scope is None else _text(b"\x1a", scope.schema_url)
-        parts.append(_sized(b"\x12", _sized(b"\n", told) + b"".join(spans) + schema))
+        parts.append(sized(b"\x12", sized(b"\n", told) + b"".join(spans) + schema))
     return b"".join(parts) + _text(b"\x1a", resource.schema_url)
 
 
@@ -68,16 +69,16 @@ def _span(span: ReadableSpan) -> bytes:
         parts.append(b'"\x08' + parent.span_id.to_bytes(8, "big"))
     parts += (
         _text(b"*", span.name),
-        b"0" + _varint(span.kind.value + 1),  # the protocol's 0 is "unspecified"
+        b"0" + varint(span.kind.value + 1),  # the protocol's 0 is "unspecified"
         _MOMENTS.pack(0x39, span.start_time or 0, 0x41, span.end_time or 0),
         *_attributes(b"J", span.attributes),
         _count(b"P", span.dropped_attributes),
     )
     if span.events:
-        parts += (_sized(b"Z", _event(event)) for event in span.events)
+        parts += (sized(b"Z", _event(event)) for event in span.events)
     parts.append(_count(b"`", span.dropped_events))
     if span.links:
-        parts += (_sized(b"j", _link(link)) for link in span.links)
+        parts += (sized(b"j", _link(link)) for link in span.links)
     parts += (_count(b"p", span.dropped_links), _status(span.status), b"\x85\x01", _flags(parent))
     return b"".join(parts)
 
@@ -96,7 +97,7 @@ def _status(status: Status) -> bytes:
     if status.status_code is StatusCode.UNSET and not status.description:
         return b"z\x00"
     said = _text(b"\x12", status.description) + _count(b"\x18", status.status_code.value)
-    return _sized(b"z", said)
+    return sized(b"z", said)
 
 
 def _event(event: Event) -> bytes:
@@ -120,9 +121,9 @@ def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> list[bytes]
             if length < _SHORT:
                 parts += (_before_text(tag, name, length), told)
                 continue
-            told = _sized(b"\n", told)
+            told = sized(b"\n", told)
         elif kind is int and value in _INT64:
-            told = b"\x18" + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+            told = b"\x18" + varint(value & 0xFFFF_FFFF_FFFF_FFFF)
         elif kind is float:
             told = _DOUBLE.pack(0x21, value)
         else:
@@ -135,8 +136,8 @@ def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> list[bytes]
 
 def _beginning(tag: bytes, name: str, length: int) -> bytes:
     """Return what of a pair stands before its value, an ``AnyValue`` of *length* bytes."""
-    key, size = _key(name), _varint(length)
-    return tag + _varint(len(key) + len(size) + length) + key + size
+    key, size = _key(name), varint(length)
+    return tag + varint(len(key) + len(size) + length) + key + size
 
 
 #: The same for short values: names come again and again, and with them lengths.
@@ -146,7 +147,7 @@ _before: Final = lru_cache(maxsize=4096)(_beginning)
 @lru_cache(maxsize=4096)
 def _before_text(tag: bytes, name: str, length: int) -> bytes:
     """Return what of a pair stands before a text of *length* bytes."""
-    own = b"\n" + _varint(length)
+    own = b"\n" + varint(length)
     return _beginning(tag, name, len(own) + length) + own
 
 
@@ -163,45 +164,25 @@ def _value(value: Any) -> bytes:
     if isinstance(value, bool):
         return b"\x10\x01" if value else b"\x10\x00"
     if isinstance(value, int) and value in _INT64:
-        return b"\x18" + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+        return b"\x18" + varint(value & 0xFFFF_FFFF_FFFF_FFFF)
     if isinstance(value, float):
         return _DOUBLE.pack(0x21, value)
     if isinstance(value, bytes):
-        return _sized(b":", value)
+        return sized(b":", value)
     if isinstance(value, Mapping):
-        return _sized(b"2", b"".join(_attributes(b"\n", {str(k): v for k, v in value.items()})))
+        return sized(b"2", b"".join(_attributes(b"\n", {str(k): v for k, v in value.items()})))
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return _sized(b"*", b"".join(_sized(b"\n", _value(one)) for one in value))
-    return _sized(b"\n", str(value).encode("utf-8", "replace"))
+        return sized(b"*", b"".join(sized(b"\n", _value(one)) for one in value))
+    return sized(b"\n", str(value).encode("utf-8", "replace"))
 
 
 def _text(tag: bytes, text: str | None) -> bytes:
-    return _sized(tag, text.encode("utf-8", "replace")) if text else b""
+    return sized(tag, text.encode("utf-8", "replace")) if text else b""
 
 
 def _count(tag: bytes, number: int) -> bytes:
-    return tag + _varint(number) if number else b""
-
-
-def _sized(tag: bytes, content: bytes) -> bytes:
-    return tag + _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    """Return the non-negative *number*, seven bits a byte, the lowest first."""
-    return _SMALL[number] if number < len(_SMALL) else _written(number)
-
-
-def _written(number: int) -> bytes:
-    said = bytearray()
-    while number > 0x7F:
-        said.append(number & 0x7F | 0x80)
-        number >>= 7
-    said.append(number)
-    return bytes(said)
+    return tag + varint(number) if number else b""
 
 
 #: Bytes of a value from which on it is rare that the length comes again.
 _SHORT: Final = 128
-#: The lengths of most of what there is.
-_SMALL: Final = tuple(_written(number) for number in range(1024))

@@ -16,8 +16,8 @@ from typing import Any, Final
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from tracebaton.protobuf import sized, varint
 from tracebaton.viewer.otlp_json import parsed
-from tracebaton.viewer.protobuf import sized, text, varint
 from tracebaton.viewer.rows import (
     ENTRY_KINDS,
     INDEXED,
@@ -146,7 +146,7 @@ def _attributes(
 def _pair(tag: bytes, key: str, kind: str, value: Any) -> tuple[bytes, str]:
     """Return an attribute, and its text where it is looked for."""
     encoded, told = _SCALARS[kind](value)
-    pair = sized(tag, text(b"\n", key) + sized(b"\x12", encoded))
+    pair = sized(tag, sized(b"\n", key.encode()) + sized(b"\x12", encoded))
     return pair, told[:MAX_TEXT] if key in INDEXED else ""
 
 
@@ -155,7 +155,7 @@ _kept_pair: Final = lru_cache(maxsize=4096)(_pair)
 
 
 def _string(value: str) -> tuple[bytes, str]:
-    return text(b"\n", value), value
+    return sized(b"\n", value.encode()), value
 
 
 def _bool(value: Any) -> tuple[bytes, str]:
@@ -218,7 +218,7 @@ def _hex(tag: bytes) -> Callable[[Any], bytes]:
 
 
 def _str(tag: bytes) -> Callable[[Any], bytes]:
-    return lambda value: text(tag, value)
+    return lambda value: sized(tag, value.encode())
 
 
 _STATUS: Final = {"message": _str(b"\x12"), "code": _number(b"\x18", _CODES)}

@@ -4,7 +4,7 @@ Protobuf's encoding, written straight to bytes: https://protobuf.dev/programming
 
 from typing import Final
 
-__all__ = ["sized", "text", "varint"]
+__all__ = ["sized", "varint"]
 
 
 def varint(number: int) -> bytes:
@@ -17,11 +17,6 @@ def sized(tag: bytes, content: bytes) -> bytes:
     return tag + varint(len(content)) + content
 
 
-def text(tag: bytes, value: str) -> bytes:
-    """Return *value* behind its *tag* and its length."""
-    return sized(tag, value.encode())
-
-
 def _written(number: int) -> bytes:
     said = bytearray()
     while number > 0x7F:
@@ -31,5 +26,5 @@ def _written(number: int) -> bytes:
     return bytes(said)
 
 
-#: What is written most: lengths, and numbers of an enum.
-_SMALL: Final = tuple(_written(number) for number in range(256))
+#: What is written most, by its number: lengths, and values of an enum.
+_SMALL: Final = tuple(_written(number) for number in range(1024))
