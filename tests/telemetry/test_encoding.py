@@ -97,6 +97,18 @@ def test_many_equal_spans_share_resource_and_scope() -> None:
     assert encoded(spans) == encode_spans(spans).SerializeToString()
 
 
+@pytest.mark.parametrize("length", [0, 1, 100, 124, *range(126, 131), 300, 1100, 20_000])
+@pytest.mark.parametrize("name", ["n", "n" * 130])
+def test_texts_of_any_length_are_encoded_as_by_the_sdk(length: int, name: str) -> None:
+    """Around the lengths that take another byte to say, in a list too."""
+    text = "a" * length
+    attributes = {name: text, "list": (text, 1), "bytes": text.encode()}
+    resource = Resource({})
+    spans = [_span(attributes, resource=resource) for _ in range(2)]
+
+    assert _read(spans) == encode_spans(spans)
+
+
 def _span(
     attributes: dict[str, Any],
     *,

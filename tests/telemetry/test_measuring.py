@@ -111,6 +111,24 @@ def test_more_series_than_are_remembered_are_measured(monkeypatch: pytest.Monkey
     assert points == [({"number": number}, 3) for number in range(4)]
 
 
+def test_a_reader_that_comes_later_sees_what_comes_after_it() -> None:
+    """The first one sees all of it; a forked child's readers start anew by the same way."""
+    first, later = InMemoryMetricReader(), InMemoryMetricReader()
+    provider = OwnMeterProvider(metric_readers=[first], shutdown_on_exit=False)
+    counter = provider.get_meter("test").create_counter("sent")
+    for _ in range(3):
+        counter.add(1, {"queue": "jobs"})
+    consumer: Any = provider._measurement_consumer
+    later._set_collect_callback(consumer.collect)
+    consumer.add_metric_reader(later)
+    for _ in range(3):
+        counter.add(1, {"queue": "jobs"})
+
+    seen = [told(reader.get_metrics_data())[0][3]["value"] for reader in (first, later)]
+
+    assert seen == [6, 3]
+
+
 def test_a_sampled_span_is_the_exemplar_of_its_measurement() -> None:
     """One in each bucket after each collection, however fast measurements follow one another."""
     reader = InMemoryMetricReader()

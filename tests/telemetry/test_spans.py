@@ -185,6 +185,7 @@ def test_a_live_span_shows_what_is_set_by_now() -> None:
     live.set_attribute("b", 2)
 
     assert (before, live.attributes) == ({"a": 1}, {"a": 1, "b": 2})
+    assert live.dropped_attributes == 0
 
 
 @pytest.mark.parametrize(("rate", "keep_errors"), [(0.0, True), (0.0, False), (1.0, False)])

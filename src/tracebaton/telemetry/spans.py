@@ -10,7 +10,7 @@ that is not ours makes its own spans as ever, and so does an SDK whose insides a
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from threading import Lock
 from time import time_ns
@@ -77,6 +77,7 @@ class OwnSpan(Span):
         kind: SpanKind,
         links: Sequence[Link],
         start_time: int | None,
+        record_end: Callable[[], None],
     ) -> None:
         """Stand for what `OwnTracer.start_span()` decided."""
         self._name = name
@@ -98,7 +99,8 @@ class OwnSpan(Span):
         self._record_exception = self._set_status_on_exception = True
         self._span_processor = tracer.span_processor
         self._lock = Lock()
-        self._record_end_metrics = None
+        self._record_end = record_end
+        self._record_end_metrics = None  # the SDK asks first whether there is any
         #: How many attributes it may have, and the types that are kept as they are.
         self._most, self._kept = tracer.most, tracer.kept
         self._dropped = 0
@@ -199,8 +201,7 @@ class OwnSpan(Span):
                 _log.warning("Calling end() on an ended span.")
                 return
             self._end_time = time_ns() if end_time is None else end_time
-        if self._record_end_metrics is not None:
-            self._record_end_metrics()
+        self._record_end()
         self._span_processor._on_ending(self)
         self._span_processor.on_end(self._readable_span())
 
@@ -275,12 +276,18 @@ class OwnTracer(Tracer):
         if decision is Decision.DROP:
             return trace.NonRecordingSpan(ids)
         span = OwnSpan(
-            self, name, ids, parent=parent, kind=kind, links=links or (), start_time=start_time
+            self,
+            name,
+            ids,
+            parent=parent,
+            kind=kind,
+            links=links or (),
+            start_time=start_time,
+            record_end=record_end,
         )
         if not (record_exception and set_status_on_exception):
             span._record_exception = record_exception
             span._set_status_on_exception = set_status_on_exception
-        span._record_end_metrics = record_end
         if attributes:
             span._set(attributes)
         self.span_processor.on_start(span, parent_context=here)
