@@ -19,8 +19,9 @@ __all__ = ["Judge", "Verdict"]
 
 #: Findings of one kind that are told one by one.
 _TOLD = 5
-#: Files that a process may hold more at its end than in its first third: pooled connections.
-_FILES = 12
+#: Files that a process may hold more at its end than in its first third: pooled connections. A
+#: FIFO queue has eight for polls and as many for other calls, and a slow start opens them late.
+_FILES = 24
 #: Seconds that an event may be under way before it is sent.
 _UNDER_WAY = 1.0
 #: Seconds that a walk of the DLQ hides messages at most, with some to spare, and between two looks.
