@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracebaton.errors import UndecodableMessage
-from tracebaton.queue.event import TaskEvent, decode, encode
+from tracebaton.queue.event import TaskEvent, decode, encode, parse
 
 EVENT = TaskEvent(
     id="0191",
@@ -170,3 +170,11 @@ def test_a_delay_that_sqs_does_not_know_is_none(delay: object) -> None:
     """The sender cannot have asked for it."""
 
     assert decode(json.dumps(MINIMAL | {"delayseconds": delay})).delay_seconds == 0
+
+
+def test_half_a_surrogate_pair_that_is_no_escape_is_read_like_one() -> None:
+    """SNS can wrap one as text: an unfit message, and no mistake of ours."""
+    with pytest.raises(UndecodableMessage):
+        parse("\ud800")
+
+    assert parse('{"text": "\ud800"}') == {"text": "\ud800"}

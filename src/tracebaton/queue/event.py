@@ -138,7 +138,8 @@ def parse(body: str) -> Any:
     Raises:
         UndecodableMessage: It is not JSON, or nested too deep.
     """
-    with suppress(ValueError):  # deeper than it goes, half a surrogate pair, or no JSON at all
+    # Too deep for it, or no JSON at all; a TypeError is half a surrogate pair without its escape.
+    with suppress(ValueError, TypeError):
         return from_json(body)
     try:
         return json.loads(body)
