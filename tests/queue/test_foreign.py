@@ -209,12 +209,14 @@ def tripping(message: ForeignMessage) -> str:
         ((tripping,), {"a": 1}, "unknown_task_type"),
         ((lambda message: sys.exit(1),), {"a": 1}, "unknown_task_type"),
         ((lambda message: "unheard.of",), {"a": 1}, "unknown_task_type"),
+        ((lambda message: "\ud800",), {"a": 1}, "unknown_task_type"),
+        ((lambda message: ["note"],), {"a": 1}, "unknown_task_type"),
         ((to_note,), {"number": "seven"}, "invalid_task_data"),
         ((to_note,), [1, 2], "invalid_task_data"),
         ((to_note,), "plain text", "undecodable_message"),
         ((to_note,), notification("plain text"), "undecodable_message"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=lambda value: value if isinstance(value, str) and value.isascii() else "",
 )
 async def test_what_no_route_takes_is_quarantined(
     bench: Bench, routes: Any, body: object, code: str

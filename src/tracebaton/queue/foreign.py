@@ -94,6 +94,8 @@ def foreign_event(
     kind = next((kind for route in routes if (kind := _routed(route, message))), None)
     if kind is None:
         raise UnknownTaskType("No route names a task type for this foreign message.")
+    if text_of(kind) is None:
+        raise UnknownTaskType("The route of foreign messages names a task type that is no text.")
     return TaskEvent(
         id=str(uuid.uuid5(_TASKS, f"{queue_name}/{message.message_id}")),
         source=message.topic or f"/{queue_name}",
