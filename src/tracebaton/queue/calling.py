@@ -77,21 +77,18 @@ class HandlerCalls:
         work = self._run(kind, data) if gather is None else gather(data)
         deadline = kind.deadline if gather is None else None
         reports = reporting(self._writer(task_id, attempt))
-        if deadline is None and self._store is None:  # nobody can stop it
-            try:
+        stoppable = deadline is not None or self._store is not None
+        call = _Call(deadline) if stoppable else None
+        try:
+            if call is None:
                 async with reports:
                     return await work
-            except BaseException as exc:
-                _tell(exc, kind, None)
-                raise
-        call = _Call(deadline)
-        with self._stoppable(task_id, call):
-            try:
+            with self._stoppable(task_id, call):
                 async with call.limit, reports:
                     return await work
-            except BaseException as exc:
-                _tell(exc, kind, call)
-                raise
+        except BaseException as exc:
+            _tell(exc, kind, call)
+            raise
 
     async def together(self, kind: TaskType, batch: Sequence[BaseModel]) -> Any:
         """Run the batch handler of *kind* and return what it returns; as `call()`."""
